@@ -1,0 +1,83 @@
+/* What Python sees of the core: the subset of the headers that cffi parses. The compiler checks it against them. */
+
+enum ul_event_kind {
+    UL_EVENT_DATA,
+    UL_EVENT_ACCEPTED,
+    UL_EVENT_EOF,
+    UL_EVENT_LOST,
+    UL_EVENT_DRAINED,
+    UL_EVENT_DONE,
+    ...
+};
+#define UL_EVENT_INTS ...
+
+#define IORING_OP_POLL_ADD ...
+#define IORING_SETUP_SINGLE_ISSUER ...
+#define IORING_SETUP_DEFER_TASKRUN ...
+#define IORING_SETUP_TASKRUN_FLAG ...
+#define IORING_SETUP_NO_SQARRAY ...
+
+struct ul_options {
+    uint32_t sq_entries, cq_entries;
+    uint32_t buffer_count, buffer_size;
+    int32_t files;
+    bool incremental;
+    bool register_ring;
+    uint32_t without_flags;
+};
+
+struct ul_stats {
+    uint64_t ticks, completions;
+    uint64_t receives, receive_arms, receive_rearms, receive_starved, bytes_received;
+    uint64_t sends, sends_direct, sends_short, bytes_sent;
+    uint64_t accepts, accept_rearms;
+    uint64_t fixed_file_fallbacks, stale_completions;
+    ...;
+};
+
+struct ul_report {
+    struct ul_stats stats;
+    uint64_t enters, overflows, in_flight;
+    uint32_t setup_flags, sq_entries, cq_entries;
+    uint32_t streams, listeners, operations;
+    uint32_t files, slots_in_use;
+    uint32_t buffer_count, buffer_size, buffers_in_use;
+    bool enabled, incremental, ring_registered;
+    ...;
+};
+
+struct ul_reactor;
+struct ul_streams;
+struct ul_listeners;
+struct ul_operations;
+
+struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error);
+uint64_t ul_reactor_close(struct ul_reactor *reactor);
+int ul_reactor_begin(struct ul_reactor *reactor);
+void ul_reactor_end(struct ul_reactor *reactor);
+int ul_reactor_flush(struct ul_reactor *reactor);
+int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
+void ul_reactor_wake(struct ul_reactor *reactor);
+void ul_reactor_abandon(struct ul_reactor *reactor);
+void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
+struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);
+struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
+struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
+const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
+char *ul_reactor_pool(const struct ul_reactor *reactor);
+
+int32_t ul_stream_open(struct ul_streams *streams, int fd);
+int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
+int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
+int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
+int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);
+int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
+int ul_stream_close(struct ul_streams *streams, int32_t token);
+int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
+
+int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
+int ul_listener_start(struct ul_listeners *listeners, int32_t token);
+int ul_listener_close(struct ul_listeners *listeners, int32_t token);
+
+int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags);
+int ul_operation_cancel(struct ul_operations *operations, int32_t token);

@@ -1,0 +1,100 @@
+/* What the engines (streams, listeners, operations) share: the ring and its tables, the events for Python, the counts. */
+#ifndef UL_ENGINE_H
+#define UL_ENGINE_H
+
+#include <errno.h>
+
+#include "buffers.h"
+#include "files.h"
+#include "ring.h"
+#include "table.h"
+
+/* What Python hears. An event is four int32: kind, token, and two values. */
+enum ul_event_kind {
+    UL_EVENT_DATA = 0,     /* stream; start, stop: offsets into the buffer pool, good until the next tick */
+    UL_EVENT_ACCEPTED = 1, /* listener; fd or -errno, 0 */
+    UL_EVENT_EOF = 2,      /* stream; 0, 0: the peer will send no more */
+    UL_EVENT_LOST = 3,     /* stream; errno or 0, 0: all its requests are done, its slot is empty, its token is void */
+    UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */
+    UL_EVENT_DONE = 5,     /* operation; result or -errno, cqe flags: its token is void */
+};
+#define UL_EVENT_INTS 4
+#define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
+
+/* What a completion is for: the top half of user_data; the token of its owner is the bottom half. */
+enum ul_request {
+    UL_REQUEST_RECV,
+    UL_REQUEST_SEND,
+    UL_REQUEST_SLOT_FILL,
+    UL_REQUEST_SLOT_CLEAR,
+    UL_REQUEST_STREAM_CANCEL,
+    UL_REQUEST_ACCEPT,
+    UL_REQUEST_ACCEPT_CANCEL,
+    UL_REQUEST_OPERATION,
+    UL_REQUEST_OPERATION_CANCEL,
+    UL_REQUEST_WAKE,
+    UL_REQUEST_CANCEL_ALL,
+};
+
+static inline uint64_t ul_user_data(enum ul_request request, int32_t token) { return (uint64_t)request << 32 | (uint32_t)token; }
+
+/* Always counted: an addition each on lines that are hot anyway. */
+struct ul_stats {
+    uint64_t ticks;
+    uint64_t completions;
+    uint64_t receives;           /* completions that brought bytes */
+    uint64_t receive_arms;       /* multishot receives submitted */
+    uint64_t receive_rearms;     /* of them, those after one had ended by itself */
+    uint64_t receive_starved;    /* ENOBUFS: the buffer pool was empty */
+    uint64_t bytes_received;
+    uint64_t sends;              /* send requests submitted */
+    uint64_t sends_direct;       /* large writes taken by send(2) at once */
+    uint64_t sends_short;        /* completions that took less than offered */
+    uint64_t bytes_sent;
+    uint64_t accepts;
+    uint64_t accept_rearms;
+    uint64_t fixed_file_fallbacks; /* streams that run on their plain fd because the table was full or absent */
+    uint64_t stale_completions;
+};
+
+struct ul_engine {
+    struct ul_ring ring;
+    struct ul_files files;
+    struct ul_buffers buffers;
+    struct ul_stats stats;
+    uint64_t in_flight; /* requests submitted or about to be, less their last completions */
+    int32_t *events;
+    uint32_t event_count;
+};
+
+static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, int32_t token, int32_t a, int32_t b) {
+    assert(engine->event_count < UL_EVENTS_MAX);
+    int32_t *event = &engine->events[engine->event_count++ * UL_EVENT_INTS];
+    event[0] = (int32_t)kind;
+    event[1] = token;
+    event[2] = a;
+    event[3] = b;
+}
+
+/* A counted SQE for this owner, or NULL when memory is out. */
+static inline struct io_uring_sqe *ul_request(struct ul_engine *engine, uint8_t opcode, enum ul_request request, int32_t token) {
+    struct io_uring_sqe *sqe = ul_ring_sqe(&engine->ring);
+    if (!sqe)
+        return NULL;
+    sqe->opcode = opcode;
+    sqe->user_data = ul_user_data(request, token);
+    engine->in_flight++;
+    return sqe;
+}
+
+/* Cancel the request with this user_data. Its own last completion still comes, with -ECANCELED or with what it had got by then. */
+static inline int ul_cancel(struct ul_engine *engine, uint64_t user_data, enum ul_request request, int32_t token) {
+    struct io_uring_sqe *sqe = ul_request(engine, IORING_OP_ASYNC_CANCEL, request, token);
+    if (!sqe)
+        return -ENOMEM;
+    sqe->fd = -1;
+    sqe->addr = user_data;
+    return 0;
+}
+
+#endif

@@ -1,0 +1,54 @@
+#include "files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int ul_files_open(struct ul_files *files, struct ul_ring *ring, int capacity) {
+    memset(files, 0, sizeof *files);
+    if (capacity <= 0)
+        return 0;
+    struct io_uring_rsrc_register table = {.nr = (uint32_t)capacity, .flags = IORING_RSRC_REGISTER_SPARSE};
+    int error = ul_ring_register(ring, IORING_REGISTER_FILES2, &table, sizeof table);
+    if (error < 0)
+        return error;
+    files->free_slots = malloc((size_t)capacity * sizeof *files->free_slots);
+    files->fds = malloc((size_t)capacity * sizeof *files->fds);
+    if (!files->free_slots || !files->fds) {
+        ul_files_close(files);
+        ul_ring_register(ring, IORING_UNREGISTER_FILES, NULL, 0);
+        return -ENOMEM;
+    }
+    files->capacity = files->free_count = capacity;
+    for (int i = 0; i < capacity; i++)
+        files->free_slots[i] = capacity - 1 - i;
+    return 0;
+}
+
+void ul_files_close(struct ul_files *files) {
+    /* The kernel's half of the table goes with the ring. */
+    free(files->free_slots);
+    free(files->fds);
+    memset(files, 0, sizeof *files);
+}
+
+int ul_files_take(struct ul_files *files) { return files->free_count ? files->free_slots[--files->free_count] : UL_NO_SLOT; }
+
+void ul_files_give_back(struct ul_files *files, int slot) {
+    if (files->free_count < files->capacity)
+        files->free_slots[files->free_count++] = slot;
+}
+
+int ul_files_update(struct ul_files *files, struct ul_ring *ring, int slot, int fd, uint64_t user_data) {
+    struct io_uring_sqe *sqe = ul_ring_sqe(ring);
+    if (!sqe)
+        return -ENOMEM;
+    files->fds[slot] = fd;
+    sqe->opcode = IORING_OP_FILES_UPDATE;
+    sqe->fd = -1;
+    sqe->addr = (uint64_t)(uintptr_t)&files->fds[slot];
+    sqe->len = 1;
+    sqe->off = (uint64_t)slot;
+    sqe->user_data = user_data;
+    return 0;
+}

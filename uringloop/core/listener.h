@@ -1,0 +1,39 @@
+/* A listening socket: one multishot accept armed, re-armed whenever it ends. */
+#ifndef UL_LISTENER_H
+#define UL_LISTENER_H
+
+#include "engine.h"
+
+enum ul_listener_state {
+    UL_LISTENER_IDLE,    /* after an error that waiting may mend; the owner starts it again */
+    UL_LISTENER_ARMED,
+    UL_LISTENER_CLOSING, /* cancel on its way; connections that still come are closed */
+};
+
+struct ul_listener {
+    struct ul_entry entry;
+    int fd;
+    uint32_t in_flight;
+    uint8_t state;
+};
+
+struct ul_listeners {
+    struct ul_engine *engine;
+    struct ul_table table;
+};
+
+void ul_listeners_init(struct ul_listeners *listeners, struct ul_engine *engine);
+void ul_listeners_destroy(struct ul_listeners *listeners);
+
+/* Accept on this listening socket: its token, or -ENOMEM. Connections come as ACCEPTED, non-blocking and close-on-exec. An ACCEPTED with
+ * -errno means that accepting has stopped until ul_listener_start. */
+int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
+int ul_listener_start(struct ul_listeners *listeners, int32_t token);
+
+/* Stop accepting; nothing more comes from this token. */
+int ul_listener_close(struct ul_listeners *listeners, int32_t token);
+
+/* For the reactor. */
+void ul_listener_complete(struct ul_listeners *listeners, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
+
+#endif

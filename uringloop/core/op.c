@@ -1,0 +1,45 @@
+#include "op.h"
+
+void ul_operations_init(struct ul_operations *operations, struct ul_engine *engine) {
+    operations->engine = engine;
+    ul_table_init(&operations->table, sizeof(struct ul_operation));
+}
+
+void ul_operations_destroy(struct ul_operations *operations) { ul_table_destroy(&operations->table); }
+
+int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags) {
+    struct ul_operation *operation = ul_table_allocate(&operations->table);
+    if (!operation)
+        return -ENOMEM;
+    struct io_uring_sqe *sqe = ul_request(operations->engine, opcode, UL_REQUEST_OPERATION, operation->entry.token);
+    if (!sqe) {
+        ul_table_free(&operations->table, operation);
+        return -ENOMEM;
+    }
+    sqe->fd = fd;
+    sqe->addr = addr;
+    sqe->len = len;
+    sqe->off = off;
+    sqe->op_flags = op_flags;
+    return operation->entry.token;
+}
+
+int ul_operation_cancel(struct ul_operations *operations, int32_t token) {
+    struct ul_operation *operation = ul_table_get(&operations->table, token);
+    if (!operation)
+        return -ENOENT;
+    if (operation->cancelling)
+        return 0;
+    operation->cancelling = true;
+    return ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token), UL_REQUEST_OPERATION_CANCEL, token);
+}
+
+void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe) {
+    struct ul_operation *operation = ul_table_get(&operations->table, token);
+    if (!operation) {
+        operations->engine->stats.stale_completions++;
+        return;
+    }
+    ul_emit(operations->engine, UL_EVENT_DONE, token, cqe->res, (int32_t)cqe->flags);
+    ul_table_free(&operations->table, operation);
+}

@@ -1,0 +1,32 @@
+/* One-shot operations: a request, one completion, one DONE. Everything that is neither a stream nor a listener.
+ *
+ * Memory that an operation points at (`addr`) is the caller's, and must stay until DONE.
+ */
+#ifndef UL_OP_H
+#define UL_OP_H
+
+#include "engine.h"
+
+struct ul_operation {
+    struct ul_entry entry;
+    bool cancelling;
+};
+
+struct ul_operations {
+    struct ul_engine *engine;
+    struct ul_table table;
+};
+
+void ul_operations_init(struct ul_operations *operations, struct ul_engine *engine);
+void ul_operations_destroy(struct ul_operations *operations);
+
+/* Start one; the arguments are the SQE's fields. Its token, or -ENOMEM. */
+int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags);
+
+/* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */
+int ul_operation_cancel(struct ul_operations *operations, int32_t token);
+
+/* For the reactor. */
+void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe);
+
+#endif

@@ -1,0 +1,305 @@
+#include "reactor.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
+#define UL_DRAIN_MS 1000
+#define UL_DRAIN_STEP_NS 10000000
+
+/* --- life -------------------------------------------------------------------------------------------------------------------------- */
+
+static int ul_reactor_setup(struct ul_reactor *reactor) {
+    const struct ul_options *options = &reactor->options;
+    struct ul_engine *engine = &reactor->engine;
+    int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
+    if (error)
+        return error;
+    reactor->wake_fd = eventfd(0, EFD_CLOEXEC); /* blocking: a READ on it then waits, also where O_NONBLOCK would make it fail */
+    if (reactor->wake_fd < 0)
+        return -errno;
+    engine->events = malloc(UL_EVENTS_MAX * UL_EVENT_INTS * sizeof *engine->events);
+    if (!engine->events)
+        return -ENOMEM;
+    error = ul_files_open(&engine->files, &engine->ring, options->files);
+    if (error)
+        return error;
+    return ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, options->incremental);
+}
+
+static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
+    struct ul_engine *engine = &reactor->engine;
+    ul_buffers_close(&engine->buffers, &engine->ring, leak);
+    if (engine->files.capacity && engine->ring.fd >= 0)
+        ul_ring_register(&engine->ring, IORING_UNREGISTER_FILES, NULL, 0); /* now: closing the ring would let go of them some time later */
+    ul_ring_close(&engine->ring);
+    if (reactor->wake_fd >= 0)
+        close(reactor->wake_fd);
+    reactor->wake_fd = -1;
+    if (leak)
+        return; /* send queues, gather lists and wake_value may still be read or written: all of it stays */
+    ul_files_close(&engine->files);
+    ul_streams_destroy(&reactor->streams);
+    ul_listeners_destroy(&reactor->listeners);
+    ul_operations_destroy(&reactor->operations);
+    free(engine->events);
+    free(reactor);
+}
+
+struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error) {
+    struct ul_reactor *reactor = calloc(1, sizeof *reactor);
+    if (!reactor) {
+        *error = -ENOMEM;
+        return NULL;
+    }
+    reactor->options = *options;
+    reactor->wake_fd = -1;
+    reactor->engine.ring.fd = -1;
+    ul_streams_init(&reactor->streams, &reactor->engine);
+    ul_listeners_init(&reactor->listeners, &reactor->engine);
+    ul_operations_init(&reactor->operations, &reactor->engine);
+    *error = ul_reactor_setup(reactor);
+    if (*error) {
+        ul_reactor_free(reactor, false);
+        return NULL;
+    }
+    return reactor;
+}
+
+static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
+    struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_READ, UL_REQUEST_WAKE, 0);
+    if (!sqe)
+        return;
+    sqe->fd = reactor->wake_fd;
+    sqe->addr = (uint64_t)(uintptr_t)&reactor->wake_value;
+    sqe->len = sizeof reactor->wake_value;
+}
+
+int ul_reactor_begin(struct ul_reactor *reactor) {
+    struct ul_ring *ring = &reactor->engine.ring;
+    if (reactor->state == UL_REACTOR_ABANDONED)
+        return -EOWNERDEAD;
+    if (reactor->state == UL_REACTOR_DISABLED) {
+        int error = ul_ring_enable(ring);
+        if (error < 0)
+            return error;
+        reactor->state = UL_REACTOR_ENABLED;
+        ul_reactor_arm_wake(reactor);
+    }
+    int error = ul_ring_submit(ring); /* -EEXIST shows here that the ring is another thread's */
+    if (error < 0 && error != -EBUSY && error != -EAGAIN)
+        return error;
+    if (reactor->options.register_ring)
+        ul_ring_register_self(ring); /* sixteen a thread at the most: without it everything works the same */
+    return 0;
+}
+
+void ul_reactor_end(struct ul_reactor *reactor) {
+    ul_reactor_flush(reactor);
+    ul_ring_unregister_self(&reactor->engine.ring);
+}
+
+void ul_reactor_abandon(struct ul_reactor *reactor) {
+    reactor->state = UL_REACTOR_ABANDONED;
+    ul_ring_abandon(&reactor->engine.ring);
+    ul_buffers_abandon(&reactor->engine.buffers);
+    if (reactor->wake_fd >= 0)
+        close(reactor->wake_fd);
+    reactor->wake_fd = -1;
+}
+
+/* --- the tick ---------------------------------------------------------------------------------------------------------------------- */
+
+static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_uring_cqe *cqe) {
+    struct ul_engine *engine = &reactor->engine;
+    enum ul_request request = (enum ul_request)(cqe->user_data >> 32);
+    int32_t token = (int32_t)(uint32_t)cqe->user_data;
+    engine->stats.completions++;
+    if (!(cqe->flags & IORING_CQE_F_MORE))
+        engine->in_flight--;
+    switch (request) {
+    case UL_REQUEST_RECV:
+    case UL_REQUEST_SEND:
+    case UL_REQUEST_SLOT_FILL:
+    case UL_REQUEST_SLOT_CLEAR:
+    case UL_REQUEST_STREAM_CANCEL:
+        ul_stream_complete(&reactor->streams, request, token, cqe);
+        break;
+    case UL_REQUEST_ACCEPT:
+    case UL_REQUEST_ACCEPT_CANCEL:
+        ul_listener_complete(&reactor->listeners, request, token, cqe);
+        break;
+    case UL_REQUEST_OPERATION:
+        ul_operation_complete(&reactor->operations, token, cqe);
+        break;
+    case UL_REQUEST_WAKE:
+        /* Cleared before the loop looks at what the waker left for it, so a wake from here on writes again. */
+        atomic_store(&reactor->wake_pending, false);
+        reactor->woken = true;
+        if (cqe->res != -ECANCELED)
+            ul_reactor_arm_wake(reactor);
+        break;
+    case UL_REQUEST_OPERATION_CANCEL:
+    case UL_REQUEST_CANCEL_ALL:
+        break; /* what they cancelled reports for itself */
+    }
+}
+
+static void ul_reactor_reap(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    struct ul_ring *ring = &engine->ring;
+    uint32_t ready = ul_ring_ready(ring);
+    uint32_t taken = 0;
+    /* A completion makes one event at the most. */
+    while (taken < ready && engine->event_count < UL_EVENTS_MAX)
+        ul_reactor_complete(reactor, &ring->cqes[(ring->cq_head + taken++) & ring->cq_mask]);
+    if (taken)
+        ul_ring_release_cqes(ring, taken);
+    ul_streams_report_lost(&reactor->streams);
+}
+
+static int ul_reactor_submit(struct ul_reactor *reactor) {
+    int error = ul_ring_submit(&reactor->engine.ring);
+    /* Both mean that the kernel wants completions to be taken first, which is what happens next. */
+    return error == -EBUSY || error == -EAGAIN ? 0 : error;
+}
+
+static int ul_reactor_wait(struct ul_reactor *reactor, int64_t timeout_ns) {
+    int error = ul_ring_wait(&reactor->engine.ring, timeout_ns);
+    if (error < 0 && error != -ETIME && error != -EBUSY && error != -EAGAIN)
+        return error;
+    /* Since 6.13 a sleep hands over one completion only, however many are due; the second enter brings the others. */
+    return ul_ring_has_work(&reactor->engine.ring) ? ul_reactor_submit(reactor) : 0;
+}
+
+static bool ul_reactor_has_something_to_tell(const struct ul_reactor *reactor) {
+    return reactor->engine.event_count || reactor->woken;
+}
+
+int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
+    struct ul_engine *engine = &reactor->engine;
+    if (reactor->state != UL_REACTOR_ENABLED)
+        return reactor->state == UL_REACTOR_ABANDONED ? -EOWNERDEAD : -EBADFD;
+    engine->stats.ticks++;
+    engine->event_count = 0;
+    reactor->woken = false;
+    ul_buffers_recycle(&engine->buffers);
+    ul_streams_flush(&reactor->streams);
+    int error = 0;
+    if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
+        error = ul_reactor_submit(reactor);
+    ul_reactor_reap(reactor);
+    if (!error && timeout_ns && !ul_reactor_has_something_to_tell(reactor)) {
+        error = ul_reactor_wait(reactor, timeout_ns);
+        ul_reactor_reap(reactor);
+    }
+    if (error < 0 && error != -EINTR && !ul_reactor_has_something_to_tell(reactor))
+        return error;
+    return (int)engine->event_count;
+}
+
+int ul_reactor_flush(struct ul_reactor *reactor) {
+    if (reactor->state != UL_REACTOR_ENABLED)
+        return 0;
+    ul_streams_flush(&reactor->streams);
+    return ul_ring_unsubmitted(&reactor->engine.ring) ? ul_reactor_submit(reactor) : 0;
+}
+
+void ul_reactor_wake(struct ul_reactor *reactor) {
+    const uint64_t one = 1;
+    if (!atomic_exchange(&reactor->wake_pending, true))
+        while (write(reactor->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
+            continue;
+}
+
+/* --- the end ----------------------------------------------------------------------------------------------------------------------- */
+
+static void ul_reactor_cancel_everything(struct ul_reactor *reactor) {
+    struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_ASYNC_CANCEL, UL_REQUEST_CANCEL_ALL, 0);
+    if (!sqe)
+        return;
+    sqe->fd = -1;
+    sqe->op_flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY;
+}
+
+static void ul_reactor_end_all(struct ul_reactor *reactor) {
+    uint32_t index = 0;
+    struct ul_stream *stream;
+    while ((stream = ul_table_next(&reactor->streams.table, &index)))
+        ul_stream_abort(&reactor->streams, stream->entry.token, ECANCELED);
+    index = 0;
+    struct ul_listener *listener;
+    while ((listener = ul_table_next(&reactor->listeners.table, &index)))
+        ul_listener_close(&reactor->listeners, listener->entry.token);
+}
+
+/* True when no request is left in the kernel. */
+static bool ul_reactor_drain(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    if (reactor->state != UL_REACTOR_ENABLED)
+        return true; /* nothing was ever submitted */
+    ul_reactor_end_all(reactor);
+    ul_reactor_cancel_everything(reactor);
+    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
+        engine->event_count = 0;
+        ul_buffers_recycle(&engine->buffers);
+        int error = ul_reactor_submit(reactor);
+        ul_reactor_reap(reactor);
+        if (engine->in_flight == 0)
+            return true;
+        if (error < 0 && error != -EINTR)
+            return false; /* not our thread, or not our ring */
+        if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
+            continue;
+        if (ul_ring_wait(&engine->ring, UL_DRAIN_STEP_NS) < 0)
+            waited_ms += UL_DRAIN_STEP_NS / 1000000;
+    }
+    return false;
+}
+
+uint64_t ul_reactor_close(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    bool drained = reactor->state == UL_REACTOR_ABANDONED || ul_reactor_drain(reactor);
+    if (drained) {
+        ul_reactor_free(reactor, false);
+        return 0;
+    }
+    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers);
+    ul_ring_unregister_self(&engine->ring);
+    ul_reactor_free(reactor, true);
+    return leaked;
+}
+
+/* --- what it can tell -------------------------------------------------------------------------------------------------------------- */
+
+void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report) {
+    const struct ul_engine *engine = &reactor->engine;
+    *report = (struct ul_report){
+        .stats = engine->stats,
+        .enters = engine->ring.enters,
+        .overflows = engine->ring.overflows,
+        .in_flight = engine->in_flight,
+        .setup_flags = engine->ring.setup_flags,
+        .sq_entries = engine->ring.sq_entries,
+        .cq_entries = engine->ring.cq_entries,
+        .streams = reactor->streams.table.live,
+        .listeners = reactor->listeners.table.live,
+        .operations = reactor->operations.table.live,
+        .files = (uint32_t)engine->files.capacity,
+        .slots_in_use = (uint32_t)(engine->files.capacity - engine->files.free_count),
+        .buffer_count = engine->buffers.count,
+        .buffer_size = engine->buffers.size,
+        .buffers_in_use = engine->buffers.count - engine->buffers.kernel_count,
+        .enabled = reactor->state == UL_REACTOR_ENABLED,
+        .incremental = engine->buffers.incremental,
+        .ring_registered = engine->ring.registered_index >= 0,
+    };
+}
+
+struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor) { return &reactor->streams; }
+struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor) { return &reactor->listeners; }
+struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor) { return &reactor->operations; }
+const int32_t *ul_reactor_events(const struct ul_reactor *reactor) { return reactor->engine.events; }
+char *ul_reactor_pool(const struct ul_reactor *reactor) { return reactor->engine.buffers.pool; }

@@ -1,0 +1,82 @@
+/* Ring, tables and engines together, and the tick that runs them: submit, wait, reap, and leave events for Python. */
+#ifndef UL_REACTOR_H
+#define UL_REACTOR_H
+
+#include "listener.h"
+#include "op.h"
+#include "stream.h"
+
+enum ul_reactor_state {
+    UL_REACTOR_DISABLED,  /* made; no thread owns the ring yet, and requests queue up */
+    UL_REACTOR_ENABLED,   /* owned by the thread that enabled it */
+    UL_REACTOR_ABANDONED, /* in a forked child: the ring is the parent's */
+};
+
+struct ul_options {
+    uint32_t sq_entries, cq_entries;
+    uint32_t buffer_count, buffer_size;
+    int32_t files;          /* fixed-file slots; 0: none */
+    bool incremental;       /* incremental buffers */
+    bool register_ring;     /* register the ring's own fd */
+    uint32_t without_flags; /* IORING_SETUP_ flags not to ask for */
+};
+
+/* All that loop.stats() tells. */
+struct ul_report {
+    struct ul_stats stats;
+    uint64_t enters, overflows, in_flight;
+    uint32_t setup_flags, sq_entries, cq_entries;
+    uint32_t streams, listeners, operations;
+    uint32_t files, slots_in_use;
+    uint32_t buffer_count, buffer_size, buffers_in_use;
+    bool enabled, incremental, ring_registered;
+};
+
+struct ul_reactor {
+    struct ul_engine engine;
+    struct ul_streams streams;
+    struct ul_listeners listeners;
+    struct ul_operations operations;
+    struct ul_options options;
+    enum ul_reactor_state state;
+    int wake_fd;
+    uint64_t wake_value; /* what the READ on wake_fd fills; needed until completion */
+    bool woken;          /* in this tick */
+    _Atomic bool wake_pending;
+};
+
+/* NULL with *error = -errno when it cannot be made. */
+struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error);
+
+/* Cancel all, wait until the kernel is done with it (at most UL_DRAIN_MS), unregister, free. In any thread but the owner's, or where
+ * requests do not end, what the kernel may still write to is leaked; the bytes leaked are returned. */
+uint64_t ul_reactor_close(struct ul_reactor *reactor);
+
+/* Around a run of the loop: take ownership and register the ring fd; submit what is left and unregister it. 0 or -errno; -EEXIST when
+ * another thread owns the ring. */
+int ul_reactor_begin(struct ul_reactor *reactor);
+void ul_reactor_end(struct ul_reactor *reactor);
+
+/* Submit what is queued, now, and take no completion. 0 or -errno. */
+int ul_reactor_flush(struct ul_reactor *reactor);
+
+/* One turn: at most `timeout_ns` nanoseconds of sleep (negative: no limit), and none if there is something to tell. The number of
+ * events, 0 also after a signal, or -errno. Spans of the previous tick's DATA events are void from here on. */
+int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
+
+/* End the sleep of the tick. From any thread, at any time until close. */
+void ul_reactor_wake(struct ul_reactor *reactor);
+
+/* In a forked child: drop the parent's ring without touching it. */
+void ul_reactor_abandon(struct ul_reactor *reactor);
+
+void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
+
+/* For the binding. */
+struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);
+struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
+struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
+const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
+char *ul_reactor_pool(const struct ul_reactor *reactor);
+
+#endif

@@ -1,0 +1,259 @@
+#include "ring.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A submitting enter also runs the completions that are due. Since 6.13 it runs at most max(20, min_complete) of them, so we ask for
+ * this many; together with a zero timeout that never waits for more. */
+#define UL_COMPLETION_BATCH 64U
+
+static long ul_errno(long result) { return result < 0 ? -errno : result; }
+
+static int ul_sys_setup(uint32_t entries, struct io_uring_params *params) {
+    return (int)ul_errno(syscall(UL_NR_io_uring_setup, entries, params));
+}
+
+static int ul_sys_register(int fd, uint32_t operation, void *argument, uint32_t count) {
+    return (int)ul_errno(syscall(UL_NR_io_uring_register, fd, operation, argument, count));
+}
+
+/* From the best to the least; a kernel that does not know a flag says EINVAL. The floor is what 5.19 has, and is there so that the
+ * core can be tested without DEFER_TASKRUN; the loop asks for 6.1. */
+static const uint32_t setup_ladder[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_SQARRAY,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+};
+
+static int ul_ring_setup(struct io_uring_params *params, uint32_t sq_entries, uint32_t cq_entries, uint32_t without) {
+    int fd = -EINVAL;
+    for (size_t rung = 0; rung < sizeof setup_ladder / sizeof *setup_ladder && fd == -EINVAL; rung++) {
+        if (setup_ladder[rung] & without)
+            continue;
+        memset(params, 0, sizeof *params);
+        params->cq_entries = cq_entries;
+        params->flags = setup_ladder[rung] | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | IORING_SETUP_R_DISABLED;
+        fd = ul_sys_setup(sq_entries, params);
+    }
+    return fd;
+}
+
+static int ul_ring_map(struct ul_ring *ring, const struct io_uring_params *params) {
+    size_t sq_bytes = params->sq_off.array + params->sq_entries * sizeof(uint32_t);
+    size_t cq_bytes = params->cq_off.cqes + params->cq_entries * sizeof(struct io_uring_cqe);
+    if (params->flags & IORING_SETUP_NO_SQARRAY)
+        sq_bytes = 0;
+    ring->map_bytes = sq_bytes > cq_bytes ? sq_bytes : cq_bytes;
+    ring->sqes_bytes = params->sq_entries * sizeof(struct io_uring_sqe);
+    void *map = mmap(NULL, ring->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, (off_t)IORING_OFF_SQ_RING);
+    if (map == MAP_FAILED)
+        return -errno;
+    ring->map = map;
+    void *sqes = mmap(NULL, ring->sqes_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring->fd, (off_t)IORING_OFF_SQES);
+    if (sqes == MAP_FAILED)
+        return -errno;
+    ring->sqes = sqes;
+    /* A forked child must not write into queues that its parent still runs. */
+    if (madvise(ring->map, ring->map_bytes, MADV_DONTFORK) < 0 || madvise(ring->sqes, ring->sqes_bytes, MADV_DONTFORK) < 0)
+        return -errno;
+    return 0;
+}
+
+static void ul_ring_locate(struct ul_ring *ring, const struct io_uring_params *params) {
+    char *map = ring->map;
+    ring->ksq_head = (_Atomic uint32_t *)(void *)(map + params->sq_off.head);
+    ring->ksq_tail = (_Atomic uint32_t *)(void *)(map + params->sq_off.tail);
+    ring->ksq_flags = (_Atomic uint32_t *)(void *)(map + params->sq_off.flags);
+    ring->kcq_head = (_Atomic uint32_t *)(void *)(map + params->cq_off.head);
+    ring->kcq_tail = (_Atomic uint32_t *)(void *)(map + params->cq_off.tail);
+    ring->cqes = (struct io_uring_cqe *)(void *)(map + params->cq_off.cqes);
+    ring->sq_entries = params->sq_entries;
+    ring->cq_entries = params->cq_entries;
+    ring->sq_mask = params->sq_entries - 1;
+    ring->cq_mask = params->cq_entries - 1;
+    ring->sq_tail = atomic_load_explicit(ring->ksq_tail, memory_order_relaxed);
+    ring->cq_head = atomic_load_explicit(ring->kcq_head, memory_order_relaxed);
+    if (!(params->flags & IORING_SETUP_NO_SQARRAY)) {
+        /* We always submit SQE i from slot i, so the indirection array is written once. */
+        uint32_t *array = (uint32_t *)(void *)(map + params->sq_off.array);
+        for (uint32_t i = 0; i < params->sq_entries; i++)
+            array[i] = i;
+    }
+}
+
+int ul_ring_open(struct ul_ring *ring, uint32_t sq_entries, uint32_t cq_entries, uint32_t without) {
+    const uint32_t needed = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG;
+    struct io_uring_params params;
+    memset(ring, 0, sizeof *ring);
+    ring->registered_index = -1;
+    ring->fd = ul_ring_setup(&params, sq_entries, cq_entries, without);
+    if (ring->fd < 0) {
+        int error = ring->fd;
+        ring->fd = -1;
+        return error;
+    }
+    ring->setup_flags = params.flags;
+    ring->features = params.features;
+    int error = (params.features & needed) == needed ? ul_ring_map(ring, &params) : -EINVAL;
+    if (error) {
+        ul_ring_close(ring);
+        return error;
+    }
+    ul_ring_locate(ring, &params);
+    return 0;
+}
+
+void ul_ring_close(struct ul_ring *ring) {
+    if (ring->map)
+        munmap(ring->map, ring->map_bytes);
+    if (ring->sqes)
+        munmap(ring->sqes, ring->sqes_bytes);
+    if (ring->fd >= 0)
+        close(ring->fd);
+    free(ring->spill);
+    ring->map = NULL;
+    ring->sqes = NULL;
+    ring->spill = NULL;
+    ring->spill_count = ring->spill_capacity = 0;
+    ring->fd = -1;
+}
+
+void ul_ring_abandon(struct ul_ring *ring) {
+    ring->map = NULL; /* MADV_DONTFORK: there is nothing to unmap here */
+    ring->sqes = NULL;
+    ul_ring_close(ring);
+    ring->nothing = 0;
+    ring->ksq_head = ring->ksq_tail = ring->ksq_flags = ring->kcq_head = ring->kcq_tail = &ring->nothing;
+    ring->sq_tail = ring->cq_head = ring->sq_entries = 0;
+    ring->registered_index = -1;
+}
+
+int ul_ring_register(const struct ul_ring *ring, uint32_t operation, void *argument, uint32_t count) {
+    return ul_sys_register(ring->fd, operation, argument, count);
+}
+
+int ul_ring_enable(struct ul_ring *ring) { return ul_ring_register(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0); }
+
+int ul_ring_register_self(struct ul_ring *ring) {
+    struct io_uring_rsrc_update update = {.offset = UINT32_MAX /* any index */, .data = (uint64_t)ring->fd};
+    int count = ul_ring_register(ring, IORING_REGISTER_RING_FDS, &update, 1);
+    if (count != 1)
+        return count < 0 ? count : -EINVAL;
+    ring->registered_index = (int)update.offset;
+    return 0;
+}
+
+int ul_ring_unregister_self(struct ul_ring *ring) {
+    if (ring->registered_index < 0)
+        return 0;
+    struct io_uring_rsrc_update update = {.offset = (uint32_t)ring->registered_index};
+    int count = ul_ring_register(ring, IORING_UNREGISTER_RING_FDS, &update, 1);
+    if (count != 1)
+        return count < 0 ? count : -EINVAL;
+    ring->registered_index = -1;
+    return 0;
+}
+
+static uint32_t ul_ring_queued(const struct ul_ring *ring) {
+    /* Acquire: a head that has moved means the kernel is done reading those SQEs, so they may be written again. */
+    return ring->sq_tail - atomic_load_explicit(ring->ksq_head, memory_order_acquire);
+}
+
+static struct io_uring_sqe *ul_ring_next_slot(struct ul_ring *ring) {
+    struct io_uring_sqe *sqe = &ring->sqes[ring->sq_tail & ring->sq_mask];
+    ring->sq_tail++;
+    return sqe;
+}
+
+static struct io_uring_sqe *ul_ring_spill_slot(struct ul_ring *ring) {
+    if (ring->spill_count == ring->spill_capacity) {
+        size_t capacity = ring->spill_capacity ? ring->spill_capacity * 2 : 64;
+        struct io_uring_sqe *spill = realloc(ring->spill, capacity * sizeof *spill);
+        if (!spill)
+            return NULL;
+        ring->spill = spill;
+        ring->spill_capacity = capacity;
+    }
+    return &ring->spill[ring->spill_count++];
+}
+
+struct io_uring_sqe *ul_ring_sqe(struct ul_ring *ring) {
+    /* Once one request has spilled, all that follow must, or they would overtake it. */
+    bool room = ring->spill_count == 0 && ul_ring_queued(ring) < ring->sq_entries;
+    struct io_uring_sqe *sqe = room ? ul_ring_next_slot(ring) : ul_ring_spill_slot(ring);
+    if (sqe)
+        memset(sqe, 0, sizeof *sqe);
+    return sqe;
+}
+
+static void ul_ring_unspill(struct ul_ring *ring) {
+    size_t moved = 0;
+    while (moved < ring->spill_count && ul_ring_queued(ring) < ring->sq_entries)
+        *ul_ring_next_slot(ring) = ring->spill[moved++];
+    ring->spill_count -= moved;
+    if (moved && ring->spill_count)
+        memmove(ring->spill, ring->spill + moved, ring->spill_count * sizeof *ring->spill);
+}
+
+size_t ul_ring_unsubmitted(const struct ul_ring *ring) { return ul_ring_queued(ring) + ring->spill_count; }
+
+static int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+    struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    struct io_uring_getevents_arg argument = {.ts = timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&ts};
+    uint32_t flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    int fd = ring->fd;
+    if (ring->registered_index >= 0) {
+        flags |= IORING_ENTER_REGISTERED_RING;
+        fd = ring->registered_index;
+    }
+    /* Release: the kernel must see the SQEs' contents before the tail that covers them. */
+    atomic_store_explicit(ring->ksq_tail, ring->sq_tail, memory_order_release);
+    ring->enters++;
+    return (int)ul_errno(syscall(UL_NR_io_uring_enter, fd, ul_ring_queued(ring), min_complete, flags, &argument, sizeof argument));
+}
+
+int ul_ring_submit(struct ul_ring *ring) {
+    do {
+        ul_ring_unspill(ring);
+        uint32_t before = ul_ring_queued(ring);
+        /* Sends and registrations complete while they are submitted, so asking for as many completions as there are requests is met
+         * without waiting; the zero timeout covers the case where it is not. */
+        uint32_t min_complete = before < UL_COMPLETION_BATCH ? before : UL_COMPLETION_BATCH;
+        int result = ul_ring_enter(ring, min_complete, 0);
+        if (result < 0 && result != -ETIME && result != -EINTR)
+            return result;
+        if (before && ul_ring_queued(ring) == before)
+            return 0; /* no progress, as when the CQ must be emptied first: the caller reaps and comes again */
+    } while (ring->spill_count);
+    return 0;
+}
+
+int ul_ring_wait(struct ul_ring *ring, int64_t timeout_ns) {
+    int result = ul_ring_enter(ring, 1, timeout_ns);
+    return result < 0 ? result : 0;
+}
+
+bool ul_ring_has_work(struct ul_ring *ring) {
+    /* Relaxed: a hint only; the enter that follows does the ordering. */
+    uint32_t flags = atomic_load_explicit(ring->ksq_flags, memory_order_relaxed);
+    if (flags & IORING_SQ_CQ_OVERFLOW)
+        ring->overflows++;
+    return flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+uint32_t ul_ring_ready(const struct ul_ring *ring) {
+    /* Acquire: the CQEs below this tail must be visible before we read them. */
+    return atomic_load_explicit(ring->kcq_tail, memory_order_acquire) - ring->cq_head;
+}
+
+void ul_ring_release_cqes(struct ul_ring *ring, uint32_t count) {
+    ring->cq_head += count;
+    /* Release: our reads of those CQEs must be over before the kernel may write there again. */
+    atomic_store_explicit(ring->kcq_head, ring->cq_head, memory_order_release);
+}

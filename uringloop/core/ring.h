@@ -1,0 +1,78 @@
+/* The io_uring itself: set-up, the two shared queues, the three system calls. Knows nothing of streams or events. */
+#ifndef UL_RING_H
+#define UL_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "abi.h"
+
+/* Words that the kernel writes or reads while we run are `k...`; the rest is ours alone. */
+struct ul_ring {
+    int fd;                /* -1: not open */
+    int registered_index;  /* -1: the ring's own fd is not registered with this thread */
+    uint32_t setup_flags;  /* what the kernel accepted */
+    uint32_t features;
+    uint64_t enters;       /* io_uring_enter calls made */
+    uint64_t overflows;    /* times the CQ was found overflown */
+
+    void *map;             /* SQ and CQ ring, one mapping (FEAT_SINGLE_MMAP) */
+    size_t map_bytes;
+    struct io_uring_sqe *sqes;
+    size_t sqes_bytes;
+
+    _Atomic uint32_t *ksq_head, *ksq_tail, *ksq_flags;
+    uint32_t sq_entries, sq_mask;
+    uint32_t sq_tail;      /* SQEs written; published to ksq_tail at enter */
+
+    _Atomic uint32_t *kcq_head, *kcq_tail;
+    struct io_uring_cqe *cqes;
+    uint32_t cq_entries, cq_mask;
+    uint32_t cq_head;      /* CQEs read; published to kcq_head by ul_ring_release_cqes */
+
+    /* SQEs that found the SQ full wait here, in order, and follow at the next enter: no request is ever refused for want of room. */
+    struct io_uring_sqe *spill;
+    size_t spill_count, spill_capacity;
+
+    _Atomic uint32_t nothing; /* what the k... pointers point at once the ring is abandoned */
+};
+
+/* Make a disabled ring. `without` holds setup flags not to ask for. 0 or -errno. */
+int ul_ring_open(struct ul_ring *ring, uint32_t sq_entries, uint32_t cq_entries, uint32_t without);
+
+/* Unmap and close. The kernel may go on with requests in flight for a moment: cancel and drain first, or leave the memory to it. */
+void ul_ring_close(struct ul_ring *ring);
+
+/* In a forked child: close our copy of the fd and forget the mappings, which the child does not have. Every call stays safe: requests
+ * gather in the spill and go nowhere. */
+void ul_ring_abandon(struct ul_ring *ring);
+
+/* Let the calling thread, and from now on only it, use the ring. */
+int ul_ring_enable(struct ul_ring *ring);
+
+/* Register the ring's own fd with the calling thread, so that enter need not look it up; and take it back, on the same thread. */
+int ul_ring_register_self(struct ul_ring *ring);
+int ul_ring_unregister_self(struct ul_ring *ring);
+
+int ul_ring_register(const struct ul_ring *ring, uint32_t operation, void *argument, uint32_t count);
+
+/* A zeroed SQE to fill at once, or NULL when memory is out. */
+struct io_uring_sqe *ul_ring_sqe(struct ul_ring *ring);
+
+/* SQEs that wait for the next enter. */
+size_t ul_ring_unsubmitted(const struct ul_ring *ring);
+
+/* Submit everything and run the completions that are due. Never sleeps. 0 or -errno. */
+int ul_ring_submit(struct ul_ring *ring);
+
+/* Sleep until one completion is there, a signal comes (-EINTR) or `timeout_ns` nanoseconds are over (-ETIME); negative: no limit. */
+int ul_ring_wait(struct ul_ring *ring, int64_t timeout_ns);
+
+/* True if an enter would bring completions that are not yet in the CQ. */
+bool ul_ring_has_work(struct ul_ring *ring);
+
+/* The CQEs that are there, to be read at cqes[(cq_head + i) & cq_mask] and then given back together. */
+uint32_t ul_ring_ready(const struct ul_ring *ring);
+void ul_ring_release_cqes(struct ul_ring *ring, uint32_t count);
+
+#endif

@@ -1,0 +1,74 @@
+/* A connected stream socket: one multishot recv armed, one send in flight, and the way to its end.
+ *
+ * Three small machines. They meet in one place, ul_stream_settle: a stream that is to end is reported LOST once its queue is sent or
+ * dropped, its slot is empty and no request of it is in flight.
+ *
+ *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
+ *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
+ *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
+ *   slot    NONE -> HELD -> CLEARING -> NONE
+ */
+#ifndef UL_STREAM_H
+#define UL_STREAM_H
+
+#include "engine.h"
+#include "sendqueue.h"
+
+enum ul_stream_life { UL_STREAM_OPEN, UL_STREAM_CLOSING, UL_STREAM_ABORTING, UL_STREAM_LOST };
+enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_ENDED };
+enum ul_slot_state { UL_SLOT_NONE, UL_SLOT_HELD, UL_SLOT_CLEARING };
+enum ul_eof_state { UL_EOF_NO, UL_EOF_WANTED, UL_EOF_SENT };
+
+struct ul_stream {
+    struct ul_entry entry;
+    int fd;       /* the owner's; it must stay open until LOST */
+    int slot;     /* valid unless slot_state is NONE */
+    int error;    /* errno for LOST; valid in ABORTING */
+    uint32_t in_flight;
+    int64_t low_water; /* tell when the queue is at or below this; negative: do not */
+    uint8_t life, read_state, slot_state, eof_state;
+    bool read_wanted;
+    bool sending;
+    bool queued_for_flush;
+    uint8_t slot_retries; /* the kernel did not take the fd into its slot: how many requests made before that was known are made again */
+    struct ul_sendqueue queue;
+    struct ul_gather *gather; /* made at the first send of several segments; read by the kernel until submit */
+};
+
+struct ul_streams {
+    struct ul_engine *engine;
+    struct ul_table table;
+    struct ul_blocks blocks;
+    /* Work for the next flush, by token; tokens gone stale are skipped. */
+    struct ul_token_list to_send, starved, lost;
+};
+
+void ul_streams_init(struct ul_streams *streams, struct ul_engine *engine);
+void ul_streams_destroy(struct ul_streams *streams);
+
+/* A stream on this connected socket, reading nothing yet: its token, or -ENOMEM. */
+int32_t ul_stream_open(struct ul_streams *streams, int fd);
+
+/* Start, resume or stop receiving. Bytes already received may still come after a stop. */
+int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
+
+/* Queue bytes; all that a tick queues goes out in one send at its end. Copied, or pinned: then they must stay until released.
+ * The bytes now queued (0: a large write that the socket took at once; nothing is pinned then), or -errno. */
+int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
+
+int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
+int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);
+
+/* Shut the sending side down once the queue is empty. */
+int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
+
+/* End it: after what is queued, or at once with `error` as the reason. LOST follows, never before the next tick. */
+int ul_stream_close(struct ul_streams *streams, int32_t token);
+int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
+
+/* For the reactor: submit what is due; report what is over; take a completion. */
+void ul_streams_flush(struct ul_streams *streams);
+void ul_streams_report_lost(struct ul_streams *streams);
+void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
+
+#endif
