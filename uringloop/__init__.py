@@ -1,0 +1,34 @@
+"""uringloop: an asyncio event loop for Linux that runs on io_uring.
+
+    asyncio.run(main(), loop_factory=uringloop.new_event_loop)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from uringloop._version import __version__
+from uringloop.loop import Loop
+from uringloop.policy import event_loop_policy_class, install, new_event_loop, run
+from uringloop.probe import Probe, Unavailable, probe
+from uringloop.stats import Stats
+
+if TYPE_CHECKING:
+    from asyncio import DefaultEventLoopPolicy as EventLoopPolicy
+
+__all__ = [
+    "EventLoopPolicy",
+    "Loop",
+    "Probe",
+    "Stats",
+    "Unavailable",
+    "__version__",
+    "install",
+    "new_event_loop",
+    "probe",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EventLoopPolicy":
+        return event_loop_policy_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

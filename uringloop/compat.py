@@ -1,0 +1,48 @@
+"""Every difference between Python versions, and every private seam of asyncio that the loop stands on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import base_events, constants
+from typing import Any
+
+# How a transport says that loop.sendfile may use its socket (asyncio.constants._SendfileMode).
+SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE  # type: ignore[attr-defined]
+# Seconds between attempts to accept when the process is out of fds or memory.
+ACCEPT_RETRY_DELAY: float = constants.ACCEPT_RETRY_DELAY
+# Writes on a lost connection that are passed over in silence before each further one is logged.
+LOG_THRESHOLD_FOR_CONNLOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+# asyncio's own wait never exceeds this many seconds, because some systems' select cannot take more.
+MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
+# Cancelled timers are swept out of the heap when there are more than this many and they are more than this fraction.
+MIN_SCHEDULED_TIMER_HANDLES: int = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
+MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
+
+if sys.version_info >= (3, 13):
+
+    def attach(server: Any, transport: Any) -> None:
+        """Count the transport as a client of its server (asyncio.Server)."""
+        server._attach(transport)
+
+    def detach(server: Any, transport: Any) -> None:
+        """Undo `attach`; the server's wait_closed may end."""
+        server._detach(transport)
+
+else:
+
+    def attach(server: Any, transport: Any) -> None:
+        """Count the transport as a client of its server (asyncio.Server)."""
+        server._attach()
+
+    def detach(server: Any, transport: Any) -> None:
+        """Undo `attach`; the server's wait_closed may end."""
+        server._detach()
+
+
+def describe(what: Any) -> str:
+    """What asyncio's debug mode calls a handle in its log; a transport by its repr."""
+    if isinstance(what, asyncio.Handle):
+        return str(base_events._format_handle(what))  # type: ignore[attr-defined]
+    return repr(what)

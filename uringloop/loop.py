@@ -1,0 +1,274 @@
+"""The event loop: asyncio's own selector loop, with the ring in the selector's place and the native paths in asyncio's seams.
+
+Everything that is not here is asyncio's: happy eyeballs, servers, signals, executors, exception handlers, subprocesses, TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import socket
+from asyncio import sslproto
+from asyncio.log import logger
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from uringloop import compat
+from uringloop.handles import Handle, run_handle
+from uringloop.probe import DEFAULT_ENTRIES, default_buffers, probe, usable_files
+from uringloop.reactor import Options, Reactor
+from uringloop.selector import Event, RingSelector
+from uringloop.stats import Stats
+from uringloop.transports.base import set_nodelay
+from uringloop.transports.server import Listener
+from uringloop.transports.stream import StreamTransport
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An asyncio event loop on io_uring. Use `uringloop.new_event_loop()`, which says what to do where io_uring is missing."""
+
+    # What asyncio.SelectorEventLoop has, for mypy.
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _closed: bool
+    _stopping: bool
+    _debug: bool
+    _timer_cancelled_count: int
+    _clock_resolution: float
+    _transports: Any
+    _selector: RingSelector
+
+    def __init__(
+        self,
+        *,
+        entries: int | None = None,
+        buffers: int | None = None,
+        buffer_size: int | None = None,
+        files: int | None = None,
+    ) -> None:
+        """A loop on a ring of its own; what is None is chosen. The arguments are those of `reactor.Options`.
+
+        Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
+        """
+        self._closed = True  # for __del__, until there is something to close
+        self._listeners: dict[int, Listener] = {}
+        self._reactor = Reactor(choose_options(entries=entries, buffers=buffers, buffer_size=buffer_size, files=files))
+        self._selector = RingSelector(self._reactor)
+        try:
+            super().__init__(self._selector)
+        except BaseException:
+            self._closed = True
+            self._selector.close()
+            raise
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        self._check_closed()  # type: ignore[attr-defined]
+        self._check_running()  # type: ignore[attr-defined]
+        self._reactor.begin()
+        try:
+            super().run_forever()
+        finally:
+            self._reactor.end()
+
+    def close(self) -> None:
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._listeners.clear()
+        super().close()
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        scheduled = self._scheduled
+        if scheduled:
+            self._sweep_cancelled_timers()
+            scheduled = self._scheduled
+        timeout: float | None = None
+        if ready or self._stopping:
+            timeout = 0
+        elif scheduled:
+            timeout = min(max(0, scheduled[0].when() - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
+        readiness = self._selector.select(timeout)
+        if readiness:
+            self._process_events(readiness)  # type: ignore[attr-defined]
+        if scheduled:
+            self._collect_due_timers()
+        # Only what is ready now: what these callbacks schedule runs after the next look at the kernel.
+        if self._debug:
+            for _ in range(len(ready)):
+                self._run_handle_in_debug(ready.popleft())
+        else:
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    run_handle(handle)
+
+    def _sweep_cancelled_timers(self) -> None:
+        scheduled = self._scheduled
+        count = len(scheduled)
+        if (
+            count > compat.MIN_SCHEDULED_TIMER_HANDLES
+            and self._timer_cancelled_count / count > compat.MIN_CANCELLED_TIMER_HANDLES_FRACTION
+        ):
+            kept = [handle for handle in scheduled if not handle._cancelled]
+            for handle in scheduled:
+                if handle._cancelled:
+                    handle._scheduled = False  # type: ignore[attr-defined]
+            heapq.heapify(kept)
+            self._scheduled = kept
+            self._timer_cancelled_count = 0
+            return
+        while scheduled and scheduled[0]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
+
+    def _collect_due_timers(self) -> None:
+        scheduled = self._scheduled
+        end = self.time() + self._clock_resolution
+        while scheduled and scheduled[0].when() < end:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False  # type: ignore[attr-defined]
+            self._ready.append(handle)
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if self._debug:
+            return super().call_soon(callback, *args, context=context)
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        handle = Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def _write_to_self(self) -> None:
+        self._reactor.wake()
+
+    # --- debug mode --------------------------------------------------------------------------------------------------
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        self._selector.watch = self._watch_event if self._debug else None
+
+    def _run_handle_in_debug(self, handle: asyncio.Handle) -> None:
+        if handle._cancelled:
+            return
+        self._current_handle = handle
+        try:
+            start = self.time()
+            handle._run()
+            self._report_slow(handle, self.time() - start)
+        finally:
+            self._current_handle = None
+
+    def _watch_event(self, hand_out: Callable[[Event], None], event: Event) -> None:
+        owner = self._selector.streams.get(event[1])
+        start = self.time()
+        hand_out(event)
+        self._report_slow(owner, self.time() - start)
+
+    def _report_slow(self, what: object, seconds: float) -> None:
+        if seconds >= self.slow_callback_duration:
+            logger.warning("Executing %s took %.3f seconds", compat.describe(what), seconds)
+
+    # --- transports: the seams of asyncio.SelectorEventLoop ----------------------------------------------------------
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> StreamTransport:
+        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        set_nodelay(sock)
+        transport = StreamTransport(self, sock, protocol, contextvars.copy_context(), extra, server)
+        self.call_soon(transport.start, waiter)
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        tls = None
+        if sslcontext is not None:
+            tls = {
+                "sslcontext": sslcontext,
+                "ssl_handshake_timeout": ssl_handshake_timeout,
+                "ssl_shutdown_timeout": ssl_shutdown_timeout,
+            }
+        self._listeners[sock.fileno()] = Listener(self, sock, protocol_factory, server, tls)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        listener = self._listeners.pop(sock.fileno(), None)
+        if listener is not None:
+            listener.close()
+        super()._stop_serving(sock)  # type: ignore[misc]
+
+    # --- what it can tell about itself -------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Counters and gauges of the ring as of now. Raises RuntimeError when the loop is closed."""
+        self._check_closed()  # type: ignore[attr-defined]
+        return Stats.of(self._reactor.report(), own_polls=self._own_polls())
+
+    def _own_polls(self) -> int:
+        # The poll on the socket pair that signals come through is the loop's own, not its user's.
+        return int(self._selector.is_armed(self._ssock.fileno()))  # type: ignore[attr-defined]
+
+
+def choose_options(
+    *, entries: int | None, buffers: int | None, buffer_size: int | None, files: int | None
+) -> Options:
+    """The options given, and for the others what suits this kernel and this process."""
+    found = probe()
+    incremental = found.incremental_buffers
+    usual_buffers, usual_size = default_buffers(incremental)
+    return Options(
+        entries=DEFAULT_ENTRIES if entries is None else entries,
+        buffers=usual_buffers if buffers is None else buffers,
+        buffer_size=usual_size if buffer_size is None else buffer_size,
+        files=usable_files(found, files),
+        incremental_buffers=incremental,
+        register_ring=found.registered_ring,
+    )

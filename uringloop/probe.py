@@ -1,0 +1,239 @@
+"""What this kernel offers: found out by doing it, not read off a version number, and told in words."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import resource
+import select
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from uringloop.reactor import (
+    EVENT_DATA,
+    EVENT_LOST,
+    SETUP_DEFER_TASKRUN,
+    Options,
+    Reactor,
+)
+
+DEFAULT_ENTRIES = 512  # one tick's batch; a fuller tick is submitted in pieces
+# More slots than that are of no use before the process has been given more fds than most ever get; a slot costs the kernel 8 bytes.
+FILES_MAX = 32768
+# Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 16 of 64 KiB, eaten piece by piece.
+# Both are pools of which what is in use stays in the L2 cache; see docs/architecture.md for the figures.
+_PLAIN_BUFFERS = (256, 16 * 1024)
+_INCREMENTAL_BUFFERS = (16, 64 * 1024)
+
+_TICK_NS = 50_000_000  # how long a probe waits for what loopback delivers in microseconds
+_FIN_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What io_uring offers here. With `available` false, `reason` says why in words and `remedy` what to do about it."""
+
+    available: bool
+    reason: str = ""
+    remedy: str = ""
+    multishot_recv: bool = False  # Linux 6.0; needed
+    defer_taskrun: bool = False  # Linux 6.1
+    registered_ring: bool = False  # Linux 5.18
+    incremental_buffers: bool = False  # Linux 6.12
+    fixed_files: bool = False  # a removed fixed file is freed at once: Linux 6.13
+
+
+class Unavailable(OSError):
+    """io_uring cannot be used here; the text says why and what to do. `probe` holds it in parts."""
+
+    def __init__(self, found: Probe, code: int = errno.ENOSYS) -> None:
+        super().__init__(code, f"{found.reason}. {found.remedy}")
+        self.probe = found
+
+
+@functools.cache
+def probe() -> Probe:
+    """Look once in a process; some milliseconds the first time."""
+    try:
+        return _look()
+    except OSError as exc:
+        return _explain(exc)
+
+
+def forget() -> None:
+    """Look again at the next `probe()`."""
+    probe.cache_clear()
+
+
+def default_buffers(incremental: bool) -> tuple[int, int]:
+    """How many receive buffers, and of how many bytes."""
+    return _INCREMENTAL_BUFFERS if incremental else _PLAIN_BUFFERS
+
+
+def usable_files(found: Probe, wanted: int | None) -> int:
+    """Slots for the fixed-file table: `wanted`, or as many as the process may have fds; 0 where the kernel would leak sockets."""
+    if wanted is not None and (not isinstance(wanted, int) or wanted < 0):
+        return wanted  # Options refuses it
+    if not found.fixed_files:
+        return 0
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        limit = FILES_MAX
+    return min(limit, FILES_MAX if wanted is None else wanted)
+
+
+def _options(buffers: int, files: int, incremental: bool) -> Options:
+    return Options(
+        entries=8, buffers=buffers, buffer_size=4096, files=files, incremental_buffers=incremental, register_ring=True
+    )
+
+
+def _look() -> Probe:
+    reactor = Reactor(_options(buffers=4, files=0, incremental=False))
+    try:
+        reactor.begin()
+        report = reactor.report()
+        defer_taskrun = bool(report.setup_flags & SETUP_DEFER_TASKRUN)
+        registered_ring = bool(report.ring_registered)
+        multishot_recv = _receives_twice(reactor)
+        reactor.end()
+    finally:
+        reactor.close()
+    if not multishot_recv:
+        return Probe(
+            available=False,
+            reason="this kernel's io_uring has no multishot receive into provided buffers",
+            remedy="Linux 6.1 or newer is needed",
+        )
+    return Probe(
+        available=True,
+        multishot_recv=True,
+        defer_taskrun=defer_taskrun,
+        registered_ring=registered_ring,
+        incremental_buffers=_has_incremental_buffers(),
+        fixed_files=_frees_fixed_files(),
+    )
+
+
+def _data(reactor: Reactor) -> tuple[int, int] | None:
+    """The span of the next DATA event."""
+    for _ in range(3):
+        count = reactor.tick(_TICK_NS)
+        if count <= 0:
+            continue
+        events = reactor.unpack_events(count)
+        if events[0] == EVENT_DATA:
+            return events[2], events[3]
+    return None
+
+
+def _receives_twice(reactor: Reactor) -> bool:
+    """Two messages through one multishot receive, each told as DATA with its bytes in place."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        token = reactor.stream_open(ours.fileno())
+        reactor.stream_read(token, True)
+        for message in (b"first", b"second"):
+            theirs.send(message)
+            span = _data(reactor)
+            if span is None or reactor.pool[span[0] : span[1]] != message:
+                return False
+        return bool(reactor.report().stats.receive_arms == 1)
+
+
+def _has_incremental_buffers() -> bool:
+    """Two messages in one buffer, one behind the other. Kernels that accept the flag have been seen to get this wrong."""
+    try:
+        reactor = Reactor(_options(buffers=1, files=0, incremental=True))
+    except OSError:
+        return False
+    try:
+        reactor.begin()
+        works = _receives_twice(reactor)
+        reactor.end()
+        return works
+    finally:
+        reactor.close()
+
+
+def _frees_fixed_files() -> bool:
+    """Does a socket close when its slot is emptied, while a request on another slot is pending? Before Linux 6.13 it stays open."""
+    try:
+        reactor = Reactor(_options(buffers=4, files=2, incremental=False))
+    except OSError:
+        return False
+    waiting, silent = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    try:
+        with waiting, silent, ours, theirs:
+            reactor.begin()
+            pending = reactor.stream_open(waiting.fileno())
+            reactor.stream_read(pending, True)
+            reactor.tick(0)
+            ending = reactor.stream_open(ours.fileno())
+            reactor.tick(0)
+            reactor.stream_close(ending)
+            lost = any(EVENT_LOST in reactor.unpack_events(count)[::4] for count in (reactor.tick(_TICK_NS),) if count > 0)
+            ours.close()
+            freed = bool(select.select([theirs], [], [], _FIN_MS / 1000)[0])
+            reactor.end()
+            return lost and freed
+    finally:
+        reactor.close()
+
+
+_SECCOMP = (
+    "Allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the container "
+    "(Docker and containerd leave them out by default), or ask for asyncio's loop with fallback='asyncio' or URINGLOOP_FALLBACK=asyncio"
+)
+
+
+def _explain(exc: OSError) -> Probe:
+    disabled = _sysctl("io_uring_disabled")
+    if exc.errno in (errno.EPERM, errno.EACCES) and disabled not in ("", "0"):
+        who = "everyone" if disabled == "2" else "all without CAP_SYS_ADMIN"
+        return Probe(
+            available=False,
+            reason=f"io_uring is switched off for {who} on this system (sysctl kernel.io_uring_disabled={disabled})",
+            remedy="Set kernel.io_uring_disabled=0, or use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio",
+        )
+    if exc.errno in (errno.EPERM, errno.EACCES):
+        return Probe(available=False, reason="io_uring is forbidden to this process, most likely by seccomp", remedy=_SECCOMP)
+    if exc.errno == errno.ENOSYS:
+        return Probe(
+            available=False,
+            reason="this kernel has no io_uring, or a seccomp profile hides it",
+            remedy=f"Linux 6.1 or newer is needed, built with CONFIG_IO_URING. {_SECCOMP}",
+        )
+    if exc.errno == errno.EINVAL:
+        return Probe(
+            available=False,
+            reason=f"the io_uring of this kernel ({os.uname().release}) is too old",
+            remedy="Linux 6.1 or newer is needed, or use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio",
+        )
+    if exc.errno == errno.ENOMEM:
+        return Probe(
+            available=False,
+            reason="there is not enough memory, or locked memory, for a ring",
+            remedy="Raise RLIMIT_MEMLOCK (ulimit -l) or free memory",
+        )
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return Probe(
+            available=False,
+            reason="no file descriptor is left for a ring",
+            remedy="Raise RLIMIT_NOFILE (ulimit -n) or close files",
+        )
+    return Probe(
+        available=False,
+        reason=f"io_uring cannot be set up: {exc.strerror} ({errno.errorcode.get(exc.errno or 0, exc.errno)})",
+        remedy="Use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio, and please report it",
+    )
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return Path("/proc/sys/kernel", name).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,250 @@
+"""The typed face of the C core: the one file that touches cffi, and where `Any` stops.
+
+A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its three hot calls (`tick`,
+`stream_write`, `unpack_events`) are bound to their C functions with nothing in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from uringloop.core import _core
+
+_ffi: Any = _core.ffi
+_lib: Any = _core.lib
+
+# What an event is; see core/engine.h for what each carries.
+EVENT_DATA: Final[int] = _lib.UL_EVENT_DATA
+EVENT_ACCEPTED: Final[int] = _lib.UL_EVENT_ACCEPTED
+EVENT_EOF: Final[int] = _lib.UL_EVENT_EOF
+EVENT_LOST: Final[int] = _lib.UL_EVENT_LOST
+EVENT_DRAINED: Final[int] = _lib.UL_EVENT_DRAINED
+EVENT_DONE: Final[int] = _lib.UL_EVENT_DONE
+_EVENT_INTS: Final[int] = _lib.UL_EVENT_INTS
+
+OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
+SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
+
+ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
+BUFFERS_MAX: Final = 32768  # the kernel's limit for a buffer ring
+BUFFER_SIZE_MIN: Final = 64
+POOL_BYTES_MAX: Final = 2**31 - 1  # events carry offsets into the pool as int32
+COMPLETIONS_PER_ENTRY: Final = 8  # CQ entries for each SQ entry: multishot requests complete many times
+COMPLETIONS_MAX: Final = 2 * ENTRIES_MAX  # the kernel's IORING_MAX_CQ_ENTRIES
+
+
+class Pool(Protocol):
+    """The memory that receives fill. A slice of it is a copy."""
+
+    def __getitem__(self, span: slice) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Sizes of a ring. Sizes not given are chosen by the loop from what the kernel offers.
+
+    entries: submission queue entries, a power of two up to 32768.
+    buffers: receive buffers in the pool, a power of two up to 32768.
+    buffer_size: bytes each.
+    files: fixed-file slots; 0 for none.
+    incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
+    register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
+    """
+
+    entries: int
+    buffers: int
+    buffer_size: int
+    files: int
+    incremental_buffers: bool
+    register_ring: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("entries", "buffers", "buffer_size", "files"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+        _check_power_of_two("entries", self.entries, ENTRIES_MAX)
+        _check_power_of_two("buffers", self.buffers, BUFFERS_MAX)
+        largest = POOL_BYTES_MAX // self.buffers
+        if not BUFFER_SIZE_MIN <= self.buffer_size <= largest:
+            raise ValueError(
+                f"buffer_size must be from {BUFFER_SIZE_MIN} to {largest} bytes with {self.buffers} buffers "
+                f"(the pool holds at most {POOL_BYTES_MAX}), not {self.buffer_size}"
+            )
+        if self.files < 0:
+            raise ValueError(f"files must be 0 or more, not {self.files}")
+
+
+def _check_power_of_two(name: str, value: int, maximum: int) -> None:
+    if not 1 <= value <= maximum or value & (value - 1):
+        raise ValueError(f"{name} must be a power of two from 1 to {maximum}, not {value}")
+
+
+def raise_errno(code: int) -> None:
+    """Raise -code as the OSError that asyncio users know."""
+    raise OSError(-code, os.strerror(-code))
+
+
+class Reactor:
+    """A ring, its buffer pool and its fixed-file table. Not thread-safe, but for `wake`."""
+
+    def __init__(self, options: Options) -> None:
+        """Make a disabled ring; the thread that calls `begin` first will own it. Raises OSError."""
+        self._pointer: Any = None
+        self.closed = True
+        self.options = options
+        completions = min(COMPLETIONS_MAX, COMPLETIONS_PER_ENTRY * options.entries)
+        c_options = _ffi.new(
+            "struct ul_options *",
+            {
+                "sq_entries": options.entries,
+                "cq_entries": completions,
+                "buffer_count": options.buffers,
+                "buffer_size": options.buffer_size,
+                "files": options.files,
+                "incremental": options.incremental_buffers,
+                "register_ring": options.register_ring,
+            },
+        )
+        error = _ffi.new("int *")
+        pointer = _lib.ul_reactor_open(c_options, error)
+        if not pointer:
+            raise_errno(error[0])
+        self._pointer = pointer
+        self.closed = False
+        self._bind(pointer)
+        _reactors.add(self)
+
+    def _bind(self, pointer: Any) -> None:
+        streams = _lib.ul_reactor_streams(pointer)
+        listeners = _lib.ul_reactor_listeners(pointer)
+        operations = _lib.ul_reactor_operations(pointer)
+        self._report = _ffi.new("struct ul_report *")
+        self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), self.options.buffers * self.options.buffer_size)
+        # One turn: nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
+        self.tick: Callable[[int], int] = partial(_lib.ul_reactor_tick, pointer)
+        self._events: Callable[[int], list[int]] = partial(_ffi.unpack, _lib.ul_reactor_events(pointer))
+        self.wake: Callable[[], None] = partial(_lib.ul_reactor_wake, pointer)
+        # token, bytes (or what `pin` gave), length, pinned -> bytes queued, or -errno.
+        self.stream_write: Callable[[int, Any, int, bool], int] = partial(_lib.ul_stream_write, streams)
+        self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
+        self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
+        # token, wanted
+        self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
+        # token, bytes
+        self.stream_set_low_water: Callable[[int, int], int] = partial(_lib.ul_stream_set_low_water, streams)
+        # token -> 0 or -errno of shutdown(2)
+        self.stream_write_eof: Callable[[int], int] = partial(_lib.ul_stream_write_eof, streams)
+        self.stream_close: Callable[[int], int] = partial(_lib.ul_stream_close, streams)
+        # token, errno to report as the reason
+        self.stream_abort: Callable[[int, int], int] = partial(_lib.ul_stream_abort, streams)
+        self._listener_open: Callable[[int], int] = partial(_lib.ul_listener_open, listeners)
+        self.listener_start: Callable[[int], int] = partial(_lib.ul_listener_start, listeners)
+        self.listener_close: Callable[[int], int] = partial(_lib.ul_listener_close, listeners)
+        self._operation_start: Callable[..., int] = partial(_lib.ul_operation_start, operations)
+        self.operation_cancel: Callable[[int], int] = partial(_lib.ul_operation_cancel, operations)
+
+    def unpack_events(self, count: int) -> list[int]:
+        """The events of the last tick, four ints each: kind, token, and two values."""
+        return self._events(count * _EVENT_INTS)
+
+    def begin(self) -> None:
+        """Own the ring in this thread, and register its fd. Raises RuntimeError in any other thread than the first, and after a fork."""
+        code = _lib.ul_reactor_begin(self._pointer)
+        if code < 0:
+            raise_tick_error(code)
+
+    def end(self) -> None:
+        """Submit what is queued and unregister the ring's fd, which would outlive the ring and keep its sockets open."""
+        if not self.closed:
+            _lib.ul_reactor_end(self._pointer)
+
+    def flush(self) -> None:
+        """Submit what is queued, now."""
+        if not self.closed:
+            _lib.ul_reactor_flush(self._pointer)
+
+    def close(self) -> int:
+        """Cancel everything, wait for the kernel to let go, free the memory. The bytes that had to be left to the kernel."""
+        if self.closed:
+            return 0
+        self.closed = True
+        pointer, self._pointer = self._pointer, None
+        self.wake = _do_nothing
+        leaked: int = _lib.ul_reactor_close(pointer)
+        if leaked:
+            _leaked.append(leaked)
+        return leaked
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's ring without touching it."""
+        if not self.closed:
+            _lib.ul_reactor_abandon(self._pointer)
+
+    def stream_open(self, fd: int) -> int:
+        """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
+        return _checked(self._stream_open(fd))
+
+    def listener_open(self, fd: int) -> int:
+        """A token for this listening socket, accepting from the next tick on. Raises OSError."""
+        return _checked(self._listener_open(fd))
+
+    def poll_start(self, fd: int, mask: int) -> int:
+        """A token for one wait until `fd` is ready for `mask` (poll(2)). Raises OSError."""
+        return _checked(self._operation_start(OP_POLL_ADD, fd, 0, 0, 0, mask))
+
+    def report(self) -> Any:
+        """The counters of core/reactor.h as a struct; the same object every time."""
+        _lib.ul_reactor_report(self._pointer, self._report)
+        return self._report
+
+
+def pin(data: bytes) -> Any:
+    """What `stream_write` takes as pinned: keeps `data` alive and in place as long as it is referenced."""
+    return _ffi.from_buffer(data)
+
+
+def leaked_bytes() -> int:
+    """Memory that closed reactors of this process had to leave to the kernel, bytes."""
+    return sum(_leaked)
+
+
+def _checked(token: int) -> int:
+    if token < 0:
+        raise_errno(token)
+    return token
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def raise_tick_error(code: int) -> None:
+    """Raise what a tick (or `begin`) failed with."""
+    error = -code
+    if error == errno.EEXIST:
+        raise RuntimeError("this loop's io_uring belongs to the thread that ran it first; make a loop in each thread")
+    if error == errno.EOWNERDEAD:
+        raise RuntimeError("this loop belongs to the parent of this process; make a new one after a fork")
+    raise OSError(error, f"io_uring_enter: {os.strerror(error)}")
+
+
+
+
+
+_leaked: list[int] = []
+_reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for reactor in list(_reactors):
+        reactor.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

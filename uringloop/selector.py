@@ -1,0 +1,219 @@
+"""The ring as the loop's selector.
+
+`select` is one turn of the loop at the kernel: one tick of the reactor, whose events go straight to the transports that they are for. What it
+returns are the file objects that are ready, for the seams of asyncio that still want readiness (add_reader, sock_*, signals).
+
+Facts: asyncio promises level-triggered readiness; a multishot poll reports edges, and the kernel has no level-triggered poll through the
+ring. A poll on the ring holds its file open until it is cancelled.
+So: one oneshot poll an fd, for both directions, armed again at the turn after its callbacks have run; it then reports at once what is still
+there. Arming rides in the tick's one system call. A change of interest cancels and arms again.
+Cost: a request a readiness event, where epoll needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections.abc import Callable, Iterator
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING, Any, Protocol
+
+from uringloop.reactor import EVENT_ACCEPTED, EVENT_DATA, EVENT_DONE, EVENT_DRAINED, EVENT_EOF, EVENT_LOST, raise_tick_error
+
+if TYPE_CHECKING:
+    from uringloop.reactor import Reactor
+
+_NANOSECONDS = 1_000_000_000
+# About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
+_TIMEOUT_MAX_NS = 2**62
+
+Event = tuple[int, int, int, int]
+
+
+class StreamOwner(Protocol):
+    """What a stream's events call; the transport."""
+
+    def on_eof(self) -> None: ...
+    def on_lost(self, error: int) -> None: ...
+    def on_drained(self, left: int, released: int) -> None: ...
+    def on_receive_failed(self, exc: BaseException) -> None: ...
+
+
+class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
+    """Waits on a `Reactor` and hands its events out."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._tick = reactor.tick
+        self._pool = reactor.pool
+        # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause or drop them.
+        self.sinks: dict[int, Callable[[bytes], object]] = {}
+        self.streams: dict[int, StreamOwner] = {}
+        self.listeners: dict[int, Callable[[int], None]] = {}
+        self._polls: dict[int, int] = {}  # token of an armed poll -> fd
+        self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
+        self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
+        self._ready: list[tuple[SelectorKey, int]] = []
+        # Events not handed out yet: not empty between turns only when a callback raised KeyboardInterrupt or SystemExit.
+        self._events: Iterator[Event] = iter(())
+        # Called around each event in debug mode, to find slow callbacks.
+        self.watch: Callable[[Callable[[Event], None], Event], None] | None = None
+
+    # --- readiness ---------------------------------------------------------------------------------------------------
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key: SelectorKey = super().register(fileobj, events, data)
+        try:
+            _check_pollable(key.fd)
+            self._arm(key)
+        except BaseException:
+            super().unregister(fileobj)
+            raise
+        return key
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        key: SelectorKey = super().unregister(fileobj)
+        self._disarm(key.fd)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        key: SelectorKey = super().get_key(fileobj)
+        if events != key.events:
+            self._disarm(key.fd)
+            key = key._replace(events=events, data=data)
+            self._arm(key)
+        elif data is not key.data:
+            key = key._replace(data=data)
+        self._fd_to_key[key.fd] = key
+        return key
+
+    def is_armed(self, fd: int) -> bool:
+        """True while a poll for this fd is in the kernel."""
+        return fd in self._poll_tokens
+
+    def _arm(self, key: SelectorKey) -> None:
+        mask = (select.POLLIN if key.events & EVENT_READ else 0) | (select.POLLOUT if key.events & EVENT_WRITE else 0)
+        token = self._reactor.poll_start(key.fd, mask)
+        self._polls[token] = key.fd
+        self._poll_tokens[key.fd] = token
+
+    def _disarm(self, fd: int) -> None:
+        token = self._poll_tokens.pop(fd, None)
+        if token is not None:
+            del self._polls[token]
+            self._reactor.operation_cancel(token)
+
+    def _arm_fired(self) -> None:
+        fired, self._fired = self._fired, []
+        for fd in fired:
+            key = self._fd_to_key.get(fd)
+            if key is not None and fd not in self._poll_tokens:
+                self._arm(key)
+
+    def _on_poll(self, token: int, result: int) -> None:
+        fd = self._polls.pop(token, None)
+        if fd is None:
+            return  # disarmed in the meantime
+        del self._poll_tokens[fd]
+        key = self._fd_to_key[fd]
+        if result < 0:
+            return  # the fd was closed under us; like epoll, forget it in silence
+        self._fired.append(fd)
+        # An error or a hang-up concerns both directions, as in selectors.EpollSelector.
+        mask = (EVENT_READ if result & ~select.POLLOUT else 0) | (EVENT_WRITE if result & ~select.POLLIN else 0)
+        if mask & key.events:
+            self._ready.append((key, mask & key.events))
+
+    # --- the turn ----------------------------------------------------------------------------------------------------
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are ready."""
+        self._hand_out()
+        if self._fired:
+            self._arm_fired()
+        count = self._tick(-1 if timeout is None else min(max(int(timeout * _NANOSECONDS), 0), _TIMEOUT_MAX_NS))
+        if count > 0:
+            values = iter(self._reactor.unpack_events(count))
+            self._events = zip(values, values, values, values, strict=True)
+            self._hand_out()
+        elif count < 0:
+            raise_tick_error(count)
+        if not self._ready:
+            return []
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _hand_out(self) -> None:
+        # If a callback lets KeyboardInterrupt or SystemExit out, the iterator stands behind its event, and the next turn goes on from there.
+        if self.watch is not None:
+            for event in self._events:
+                self.watch(self._hand_out_one, event)
+            return
+        sinks, pool = self.sinks, self._pool
+        for event in self._events:
+            kind, token, start, stop = event
+            if kind == EVENT_DATA:
+                try:
+                    sinks[token](pool[start:stop])
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self.streams[token].on_receive_failed(exc)
+            else:
+                self._hand_out_other(kind, token, start, stop)
+
+    def _hand_out_one(self, event: Event) -> None:
+        kind, token, start, stop = event
+        if kind != EVENT_DATA:
+            self._hand_out_other(kind, token, start, stop)
+            return
+        try:
+            self.sinks[token](self._pool[start:stop])
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.streams[token].on_receive_failed(exc)
+
+    def _hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
+        if kind == EVENT_DONE:
+            self._on_poll(token, a)
+        elif kind == EVENT_DRAINED:
+            self.streams[token].on_drained(a, b)
+        elif kind == EVENT_ACCEPTED:
+            self._on_accepted(token, a)
+        elif kind == EVENT_EOF:
+            self.streams[token].on_eof()
+        elif kind == EVENT_LOST:
+            del self.sinks[token]
+            self.streams.pop(token).on_lost(a)
+
+    def _on_accepted(self, token: int, fd: int) -> None:
+        listener = self.listeners.get(token)
+        if listener is not None:
+            listener(fd)
+        elif fd >= 0:
+            os.close(fd)  # accepted in the tick in which its server was closed
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the reactor and drop everything that is registered; transports that are still open say so as they go."""
+        for kind, _token, fd, _ in self._events:
+            if kind == EVENT_ACCEPTED and fd >= 0:
+                os.close(fd)
+        super().close()
+        self._reactor.close()
+        for table in (self.sinks, self.streams, self.listeners, self._polls, self._poll_tokens):
+            table.clear()
+        self._fired.clear()
+        self._ready.clear()
+        self.watch = None
+
+
+def _check_pollable(fd: int) -> None:
+    # epoll refuses what is always ready, and asyncio's users rely on that PermissionError; a poll through the ring would report it ready forever.
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        raise PermissionError(1, os.strerror(1))

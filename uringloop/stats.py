@@ -1,0 +1,89 @@
+"""What a loop can tell about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from uringloop.reactor import SETUP_DEFER_TASKRUN, leaked_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the loop was made, and gauges of this moment. Always counted; reading them costs some microseconds."""
+
+    # The ring.
+    ticks: int  # turns of the loop
+    enters: int  # io_uring_enter system calls
+    completions: int
+    cq_overflows: int  # enters that found more completions than the queue holds; none is lost
+    sq_entries: int
+    cq_entries: int
+    defer_taskrun: bool  # completions run only when the loop asks for them (Linux 6.1)
+    ring_fd_registered: bool  # true while the loop runs
+    operations_in_flight: int  # requests in the kernel, less those that the loop itself always keeps there
+    # Receiving.
+    receives: int
+    receive_arms: int
+    receive_rearms: int  # arms after a multishot receive had ended by itself
+    receive_starved: int  # receives that ended because the buffer pool was empty
+    bytes_received: int
+    buffers: int
+    buffer_size: int
+    buffers_in_use: int  # handed out, to go back at the next tick
+    incremental_buffers: bool
+    # Sending.
+    sends: int
+    sends_direct: int  # large writes that the socket took at once
+    sends_short: int
+    bytes_sent: int
+    # Connections.
+    accepts: int
+    accept_rearms: int
+    streams_open: int
+    listeners_open: int
+    fixed_files: int  # slots in the table; 0: there is none
+    slots_in_use: int
+    fixed_file_fallbacks: int  # streams on their plain fd because the table was full or absent
+    # What should be zero.
+    stale_completions: int
+    leaked_bytes: int  # memory that closed loops of this process had to leave to the kernel
+
+    @classmethod
+    def of(cls, report: Any, own_polls: int) -> Stats:
+        """From the core's report; `own_polls` are polls in flight that belong to the loop."""
+        stats = report.stats
+        own_wake = int(report.enabled)  # the read on the eventfd that other threads write to
+        return cls(
+            ticks=stats.ticks,
+            enters=report.enters,
+            completions=stats.completions,
+            cq_overflows=report.overflows,
+            sq_entries=report.sq_entries,
+            cq_entries=report.cq_entries,
+            defer_taskrun=bool(report.setup_flags & SETUP_DEFER_TASKRUN),
+            ring_fd_registered=report.ring_registered,
+            operations_in_flight=report.in_flight - own_polls - own_wake,
+            receives=stats.receives,
+            receive_arms=stats.receive_arms,
+            receive_rearms=stats.receive_rearms,
+            receive_starved=stats.receive_starved,
+            bytes_received=stats.bytes_received,
+            buffers=report.buffer_count,
+            buffer_size=report.buffer_size,
+            buffers_in_use=report.buffers_in_use,
+            incremental_buffers=report.incremental,
+            sends=stats.sends,
+            sends_direct=stats.sends_direct,
+            sends_short=stats.sends_short,
+            bytes_sent=stats.bytes_sent,
+            accepts=stats.accepts,
+            accept_rearms=stats.accept_rearms,
+            streams_open=report.streams,
+            listeners_open=report.listeners,
+            fixed_files=report.files,
+            slots_in_use=report.slots_in_use,
+            fixed_file_fallbacks=stats.fixed_file_fallbacks,
+            stale_completions=stats.stale_completions,
+            leaked_bytes=leaked_bytes(),
+        )

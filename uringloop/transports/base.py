@@ -1,0 +1,76 @@
+"""What all transports share: extra info, flow control in the protocol's context, and how protocols are fed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import socket
+from asyncio import transports
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+class FlowControl(transports._FlowControlMixin, asyncio.Transport):  # type: ignore[name-defined,misc]
+    """asyncio's own write limits, with pause_writing and resume_writing called in the transport's context, as on uvloop."""
+
+    _context: contextvars.Context
+
+    def _maybe_pause_protocol(self) -> None:
+        # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on uvloop.
+        if not self._protocol_paused:
+            self._context.copy().run(super()._maybe_pause_protocol)
+
+    def _maybe_resume_protocol(self) -> None:
+        if self._protocol_paused:
+            self._context.run(super()._maybe_resume_protocol)
+
+
+class ProtocolError(Exception):
+    """A protocol's own method failed: `__cause__` says how, `method` which."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+
+def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
+    """True if the protocol wants its bytes through get_buffer. Like uvloop, and unlike asyncio, by what it has, not by its base class."""
+    if isinstance(protocol, asyncio.BufferedProtocol):
+        return True
+    return not isinstance(protocol, asyncio.Protocol) and hasattr(protocol, "get_buffer")
+
+
+def make_sink(protocol: Any, context: contextvars.Context) -> Callable[[bytes], object]:
+    """A call that gives received bytes to the protocol in its context. For a plain Protocol there is no Python frame in between."""
+    if is_buffered(protocol):
+        return partial(context.run, _fill_buffers, protocol)
+    return partial(context.run, protocol.data_received)
+
+
+def _fill_buffers(protocol: Any, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            buffer = protocol.get_buffer(len(view))
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            raise ProtocolError("get_buffer") from exc
+        try:
+            protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            raise ProtocolError("buffer_updated") from exc
+        view = view[count:]
+
+
+def set_nodelay(sock: socket.socket) -> None:
+    """Send small writes at once. asyncio looks at `proto` too, and so misses sockets made with proto 0; uvloop does not."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,96 @@
+"""The accepting side: a listening socket of an asyncio.Server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import errno
+import os
+import socket
+from asyncio import trsock
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uringloop import compat
+from uringloop.transports.base import set_nodelay
+from uringloop.transports.stream import StreamTransport
+
+if TYPE_CHECKING:
+    from uringloop.loop import Loop
+
+# The process or the system is out of something that others may give back: wait and try again, as asyncio does.
+_OUT_OF_RESOURCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """Makes a transport and a protocol of each connection. Protocol callbacks run in the context in which serving was started."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        server: Any,
+        tls: dict[str, Any] | None,
+    ) -> None:
+        """`tls`: what `Loop._make_ssl_transport` takes beyond socket and protocol; None for plain connections."""
+        self._loop = loop
+        self._sock = sock
+        self._protocol_factory = protocol_factory
+        self._server = server
+        self._tls = tls
+        self._context = contextvars.copy_context()
+        self._retry: asyncio.TimerHandle | None = None
+        set_nodelay(sock)  # accepted sockets inherit it: no system call for each
+        self._token = loop._reactor.listener_open(sock.fileno())
+        loop._selector.listeners[self._token] = self.on_accepted
+
+    def close(self) -> None:
+        """Stop accepting at once."""
+        if self._retry is not None:
+            self._retry.cancel()
+        del self._loop._selector.listeners[self._token]
+        self._loop._reactor.listener_close(self._token)
+        # Now, not at the end of the tick: an armed accept keeps the port open though its socket is closed.
+        self._loop._reactor.flush()
+
+    def on_accepted(self, fd: int) -> None:
+        """A connection, or -errno when accepting has stopped."""
+        if fd < 0:
+            self._on_failed(-fd)
+            return
+        sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
+        try:
+            protocol = self._context.run(self._protocol_factory)
+            self._connect(sock, protocol)
+        except (SystemExit, KeyboardInterrupt):
+            sock.close()
+            raise
+        except BaseException as exc:
+            sock.close()
+            self._loop.call_exception_handler(
+                {"message": "Error on transport creation for incoming connection", "exception": exc}
+            )
+
+    def _connect(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
+        if self._tls is None:
+            StreamTransport(self._loop, sock, protocol, self._context, server=self._server).start()
+        else:
+            self._context.run(
+                self._loop._make_ssl_transport, sock, protocol, server_side=True, server=self._server, **self._tls
+            )
+
+    def _on_failed(self, error: int) -> None:
+        exc = OSError(error, os.strerror(error))
+        if error in _OUT_OF_RESOURCE:
+            message = "socket.accept() out of system resource"
+            self._retry = self._loop.call_later(compat.ACCEPT_RETRY_DELAY, self._accept_again)
+        else:
+            message = "socket.accept() failed; the server no longer accepts on this socket"
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "socket": trsock.TransportSocket(self._sock)}
+        )
+
+    def _accept_again(self) -> None:
+        self._retry = None
+        self._loop._reactor.listener_start(self._token)

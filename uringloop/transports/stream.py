@@ -1,0 +1,412 @@
+"""TCP and Unix stream transports.
+
+The bytes' way in: the selector takes a DATA event and calls this stream's sink with them. The sink is `protocol.data_received` itself, in the
+transport's context, while reading flows; `_park` while it is paused; `_drop` once the transport is closing. So the hot path asks no questions.
+
+The bytes' way out: `write` hands them to the core, which joins all that is written in one turn of the loop into one send at its end.
+
+The end: `close` or `abort` tells the core; it reports LOST when the last request of the socket is done; only then is connection_lost called
+and the socket closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import os
+import socket
+import warnings
+from asyncio import trsock
+from asyncio.log import logger
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from uringloop import compat
+from uringloop.reactor import pin
+from uringloop.transports.base import FlowControl, ProtocolError, is_buffered, make_sink
+
+if TYPE_CHECKING:
+    from uringloop.loop import Loop
+
+# Writes of this many bytes or more are sent from the caller's own bytes object; copying less costs less than keeping track of it.
+PIN_BYTES = 32 * 1024
+
+
+class Life(enum.Enum):
+    OPEN = enum.auto()
+    CLOSING = enum.auto()  # close() was called: what is queued is still sent, nothing is received
+    ABORTED = enum.auto()  # nothing is sent or received; connection_lost is on its way
+    LOST = enum.auto()  # connection_lost was called, the socket is closed
+
+
+class Reading(enum.Enum):
+    WAITING = enum.auto()  # connection_made has not been called yet
+    FLOWING = enum.auto()
+    PAUSED = enum.auto()
+    ENDED = enum.auto()  # eof_received was called
+
+
+class StreamTransport(FlowControl):
+    """asyncio.Transport over a stream of the core."""
+
+    _start_tls_compatible = True
+    _sendfile_compatible = compat.SENDFILE_TRY_NATIVE
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        context: contextvars.Context,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> None:
+        # What __del__ and __repr__ look at comes first: anything below may fail.
+        self._life = Life.LOST
+        self._sock: socket.socket | None = None
+        super().__init__(extra, loop)
+        self._extra["socket"] = trsock.TransportSocket(sock)
+        self._add_addresses(sock)
+        self._loop: Loop = loop
+        self._sock_fd = sock.fileno()
+        self._context = context
+        self._reading = Reading.WAITING
+        self._eof_written = False
+        self._writes_refused = 0
+        self._lost_because: BaseException | None = None
+        self._parked: deque[bytes] = deque()
+        self._eof_parked = False
+        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self._pinned: deque[Any] = deque()
+        self._empty_waiter: asyncio.Future[None] | None = None
+        self._selector = loop._selector
+        self._reactor = loop._reactor
+        self._stream_write = self._reactor.stream_write
+        self._token = self._reactor.stream_open(self._sock_fd)
+        self._selector.streams[self._token] = self
+        self._selector.sinks[self._token] = self._park
+        self._sock = sock
+        self._life = Life.OPEN
+        self.set_protocol(protocol)
+        self._server = server
+        if server is not None:
+            compat.attach(server, self)
+        loop._transports[self._sock_fd] = self
+
+    def _add_addresses(self, sock: socket.socket) -> None:
+        # Now, not when asked: they must be there after the connection is gone.
+        try:
+            self._extra["sockname"] = sock.getsockname()
+        except OSError:
+            self._extra["sockname"] = None
+        if "peername" not in self._extra:
+            try:
+                self._extra["peername"] = sock.getpeername()
+            except OSError:
+                self._extra["peername"] = None
+
+    def start(self, waiter: asyncio.Future[None] | None = None) -> None:
+        """Call connection_made, then begin to receive."""
+        try:
+            self._context.run(self._protocol.connection_made, self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
+        if self._reading is Reading.WAITING and self._life is Life.OPEN:
+            self._reading = Reading.FLOWING
+            self._receive()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- protocol and description ------------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        self._sink = make_sink(protocol, self._context)
+        if self._selector.sinks.get(self._token) != self._park and self._life is Life.OPEN:
+            self._selector.sinks[self._token] = self._sink
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._life is not Life.OPEN
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if self._life is Life.LOST:
+            info.append("closed")
+        else:
+            info.append(f"fd={self._sock_fd}")
+            if self._life is not Life.OPEN:
+                info.append("closing")
+            info.append(f"read={self._reading.name.lower()}")
+            info.append(f"write={'eof' if self._eof_written else 'open'}")
+            if not self._loop.is_closed():
+                info.append(f"bufsize={self.get_write_buffer_size()}")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._sock.close()
+            if self._server is not None:
+                compat.detach(self._server, self)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def is_reading(self) -> bool:
+        return self._life is Life.OPEN and self._reading is not Reading.PAUSED
+
+    def pause_reading(self) -> None:
+        if not self.is_reading() or self._reading is Reading.ENDED:
+            return
+        self._reading = Reading.PAUSED
+        self._selector.sinks[self._token] = self._park
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._life is not Life.OPEN or self._reading is not Reading.PAUSED:
+            return
+        self._reading = Reading.FLOWING
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+        if self._parked or self._eof_parked:
+            self._loop.call_soon(self._unpark)
+        else:
+            self._receive()
+
+    def _receive(self) -> None:
+        self._selector.sinks[self._token] = self._sink
+        if self._receive_stopped:
+            self._receive_stopped = False
+            self._reactor.stream_read(self._token, True)
+
+    def _park(self, data: bytes) -> None:
+        # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and then cost nothing.
+        self._parked.append(data)
+        if not self._receive_stopped:
+            self._receive_stopped = True
+            self._reactor.stream_read(self._token, False)
+
+    def _drop(self, data: bytes) -> None:
+        pass
+
+    def _unpark(self) -> None:
+        try:
+            while self._parked and self.is_reading():
+                self._sink(self._parked.popleft())
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.on_receive_failed(exc)
+        if not self.is_reading() or self._parked:
+            return
+        self._receive()
+        if self._eof_parked:
+            self._eof_parked = False
+            self.on_eof()
+
+    def on_receive_failed(self, exc: BaseException) -> None:
+        """The protocol raised while it was given bytes."""
+        method = "data_received"
+        if isinstance(exc, ProtocolError) and exc.__cause__ is not None:
+            method, exc = exc.method, exc.__cause__
+        self._fatal_error(exc, f"Fatal error: protocol.{method}() call failed.")
+
+    def on_eof(self) -> None:
+        """The peer will send no more."""
+        if self._life is not Life.OPEN:
+            return
+        if self._reading is Reading.PAUSED or self._parked:
+            self._eof_parked = True
+            return
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        self._reading = Reading.ENDED
+        try:
+            keep_open = self._context.run(self._protocol.eof_received)  # type: ignore[attr-defined]
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if not keep_open:
+            self.close()
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if type(data) is not bytes:
+            data = _copy(data)
+        if self._life is not Life.OPEN or self._eof_written or self._empty_waiter is not None:
+            self._refuse_write()
+            return
+        length = len(data)
+        if length < PIN_BYTES:
+            if not length:
+                return
+            queued = self._stream_write(self._token, data, length, False)
+        else:
+            pinned = pin(data)
+            queued = self._stream_write(self._token, pinned, length, True)
+            if queued > 0:
+                self._pinned.append(pinned)
+        if queued > self._high_water:
+            self._over_high_water()
+        elif queued < 0:
+            raise MemoryError("out of memory for the send queue")
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def _refuse_write(self) -> None:
+        if self._eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self._empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        if self._writes_refused >= compat.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._writes_refused += 1
+
+    def _over_high_water(self) -> None:
+        self._maybe_pause_protocol()
+        self._ask_for_drained()
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._life is Life.LOST else self._reactor.stream_queued(self._token)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        super().set_write_buffer_limits(high, low)
+        if self._life is Life.OPEN:
+            self._ask_for_drained()
+
+    def _ask_for_drained(self) -> None:
+        if self._protocol_paused:
+            self._reactor.stream_set_low_water(self._token, self._low_water)
+        elif self._empty_waiter is not None:
+            self._reactor.stream_set_low_water(self._token, 0)
+
+    def on_drained(self, left: int, released: int) -> None:
+        """`left` bytes are queued; so many pinned buffers are no longer in use."""
+        for _ in range(released):
+            self._pinned.popleft()
+        if left <= self._low_water:
+            self._maybe_resume_protocol()
+        if left == 0 and self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_result(None)
+        if self._life is Life.OPEN:
+            self._ask_for_drained()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if self._life is not Life.OPEN or self._eof_written:
+            return
+        if self._empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        self._eof_written = True
+        error = self._reactor.stream_write_eof(self._token)
+        if error < 0:
+            raise OSError(-error, os.strerror(-error))
+
+    def _make_empty_waiter(self) -> asyncio.Future[None]:
+        # asyncio's sendfile waits with this until what was written before it is sent.
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._empty_waiter = self._loop.create_future()
+        if self.get_write_buffer_size() == 0:
+            self._empty_waiter.set_result(None)
+        else:
+            self._ask_for_drained()
+        return self._empty_waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._life is not Life.OPEN:
+            return
+        self._life = Life.CLOSING
+        self._stop_receiving()
+        self._reactor.stream_close(self._token)
+
+    def abort(self) -> None:
+        self._force_close(None)
+
+    def _stop_receiving(self) -> None:
+        self._selector.sinks[self._token] = self._drop
+        self._parked.clear()
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=True)
+        else:
+            self._loop.call_exception_handler(
+                {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+            )
+        self._force_close(exc)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._life in (Life.ABORTED, Life.LOST):
+            return
+        self._life = Life.ABORTED
+        self._lost_because = exc
+        self._stop_receiving()
+        self._reactor.stream_abort(self._token, 0)
+
+    def on_lost(self, error: int) -> None:
+        """The core is done with the socket; `error` is the errno that ended it, if one did."""
+        exc = self._lost_because
+        if exc is None and error and self._life is not Life.ABORTED:
+            exc = OSError(error, os.strerror(error))
+            if self._loop.get_debug():
+                logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
+        self._life = Life.LOST
+        self._pinned.clear()
+        self._parked.clear()
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        try:
+            self._context.run(self._protocol.connection_lost, exc)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as failure:
+            self._loop.call_exception_handler(
+                {
+                    "message": "Fatal error: protocol.connection_lost() call failed.",
+                    "exception": failure,
+                    "transport": self,
+                    "protocol": self._protocol,
+                }
+            )
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        self._protocol = None  # type: ignore[assignment]
+        del self._sink
+        server, self._server = self._server, None
+        if server is not None:
+            compat.detach(server, self)
+
+
+def _copy(data: Any) -> bytes:
+    # Mutable memory may be reused as soon as write() returns.
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+    return bytes(data)
+
+
+__all__ = ["Life", "Reading", "StreamTransport", "is_buffered"]
