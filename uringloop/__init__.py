@@ -1,6 +1,6 @@
 """uringloop: an asyncio event loop for Linux that runs on io_uring.
 
-    asyncio.run(main(), loop_factory=uringloop.new_event_loop)
+asyncio.run(main(), loop_factory=uringloop.new_event_loop)
 """
 
 from typing import TYPE_CHECKING, Any

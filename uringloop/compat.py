@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import base_events, constants
+from asyncio import base_events, constants, sslproto
 from typing import Any
 
 # How a transport says that loop.sendfile may use its socket (asyncio.constants._SendfileMode).
-SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE  # type: ignore[attr-defined]
+SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
 # Seconds between attempts to accept when the process is out of fds or memory.
 ACCEPT_RETRY_DELAY: float = constants.ACCEPT_RETRY_DELAY
 # Writes on a lost connection that are passed over in silence before each further one is logged.
 LOG_THRESHOLD_FOR_CONNLOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+# TLS over any transport.
+SSLProtocol: Any = sslproto.SSLProtocol
 
 # asyncio's own wait never exceeds this many seconds, because some systems' select cannot take more.
 MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]

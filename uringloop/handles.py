@@ -40,7 +40,7 @@ def run_handle(handle: Any) -> None:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as exc:
-        callback = format_helpers._format_callback_source(handle._callback, handle._args)  # type: ignore[attr-defined]
+        callback = format_helpers._format_callback_source(handle._callback, handle._args)
         handle._loop.call_exception_handler(
             {"message": f"Exception in callback {callback}", "exception": exc, "handle": handle}
         )

@@ -1,6 +1,8 @@
-"""The event loop: asyncio's own selector loop, with the ring in the selector's place and the native paths in asyncio's seams.
+"""The event loop: asyncio's own selector loop, with the ring in the selector's place and the native paths in
+asyncio's seams.
 
-Everything that is not here is asyncio's: happy eyeballs, servers, signals, executors, exception handlers, subprocesses, TLS.
+Everything that is not here is asyncio's: happy eyeballs, servers, signals, executors, exception handlers,
+subprocesses, TLS.
 """
 
 from __future__ import annotations
@@ -9,11 +11,10 @@ import asyncio
 import contextvars
 import heapq
 import socket
-from asyncio import sslproto
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from uringloop import compat
 from uringloop.handles import Handle, run_handle
@@ -25,9 +26,12 @@ from uringloop.transports.base import set_nodelay
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
 
+_Ts = TypeVarTuple("_Ts")
+
 
 class Loop(asyncio.SelectorEventLoop):
-    """An asyncio event loop on io_uring. Use `uringloop.new_event_loop()`, which says what to do where io_uring is missing."""
+    """An asyncio event loop on io_uring. Use `uringloop.new_event_loop()`, which says what to do where io_uring is
+    missing."""
 
     # What asyncio.SelectorEventLoop has, for mypy.
     _ready: deque[asyncio.Handle]
@@ -136,7 +140,7 @@ class Loop(asyncio.SelectorEventLoop):
             self._ready.append(handle)
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         if self._debug:
             return super().call_soon(callback, *args, context=context)
@@ -164,7 +168,7 @@ class Loop(asyncio.SelectorEventLoop):
             handle._run()
             self._report_slow(handle, self.time() - start)
         finally:
-            self._current_handle = None
+            self._current_handle = None  # type: ignore[assignment]
 
     def _watch_event(self, hand_out: Callable[[Event], None], event: Event) -> None:
         owner = self._selector.streams.get(event[1])
@@ -207,7 +211,7 @@ class Loop(asyncio.SelectorEventLoop):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol: Any = compat.SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -257,9 +261,7 @@ class Loop(asyncio.SelectorEventLoop):
         return int(self._selector.is_armed(self._ssock.fileno()))  # type: ignore[attr-defined]
 
 
-def choose_options(
-    *, entries: int | None, buffers: int | None, buffer_size: int | None, files: int | None
-) -> Options:
+def choose_options(*, entries: int | None, buffers: int | None, buffer_size: int | None, files: int | None) -> Options:
     """The options given, and for the others what suits this kernel and this process."""
     found = probe()
     incremental = found.incremental_buffers

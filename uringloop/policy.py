@@ -21,8 +21,8 @@ _warned_of_fallback = False
 def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.AbstractEventLoop:
     """A new `Loop`; its options pass through (entries, buffers, buffer_size, files: see `reactor.Options`).
 
-    fallback: "asyncio" for asyncio's own loop, with one RuntimeWarning, where io_uring cannot be used. The environment variable
-    URINGLOOP_FALLBACK says the same for a whole program.
+    fallback: "asyncio" for asyncio's own loop, with one RuntimeWarning, where io_uring cannot be used. The
+    environment variable URINGLOOP_FALLBACK says the same for a whole program.
 
     Raises Unavailable (an OSError) where io_uring cannot be used and there is no fallback.
     """
@@ -72,11 +72,12 @@ def run(
 
 
 def install() -> None:
-    """Make asyncio use this loop everywhere. `asyncio.run(..., loop_factory=uringloop.new_event_loop)` does it for one place, and lasts
+    """Make asyncio use this loop everywhere. `asyncio.run(..., loop_factory=uringloop.new_event_loop)` does it for
+    one place, and lasts
     longer: policies go away in Python 3.16."""
     if sys.version_info >= (3, 12):
         warnings.warn(
-            "uringloop.install() is deprecated in favor of uringloop.run() and of loop_factory starting with Python 3.12.",
+            "uringloop.install() is deprecated since Python 3.12 in favor of uringloop.run() and loop_factory.",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -84,7 +85,8 @@ def install() -> None:
 
 
 def event_loop_policy_class() -> type[asyncio.AbstractEventLoopPolicy]:
-    """The class `uringloop.EventLoopPolicy`; made when it is asked for, since looking at asyncio's policies warns from Python 3.14 on."""
+    """The class `uringloop.EventLoopPolicy`; made when it is asked for, since looking at asyncio's policies warns
+    from Python 3.14 on."""
     global _policy_class
     if _policy_class is None:
 

@@ -20,10 +20,11 @@ from uringloop.reactor import (
 )
 
 DEFAULT_ENTRIES = 512  # one tick's batch; a fuller tick is submitted in pieces
-# More slots than that are of no use before the process has been given more fds than most ever get; a slot costs the kernel 8 bytes.
+# More slots than that are of no use before the process has been given more fds than most ever get; a slot costs the
+# kernel 8 bytes.
 FILES_MAX = 32768
-# Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 16 of 64 KiB, eaten piece by piece.
-# Both are pools of which what is in use stays in the L2 cache; see docs/architecture.md for the figures.
+# Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 16 of 64 KiB, eaten piece by
+# piece. Both are pools of which what is in use stays in the L2 cache; see docs/architecture.md for the figures.
 _PLAIN_BUFFERS = (256, 16 * 1024)
 _INCREMENTAL_BUFFERS = (16, 64 * 1024)
 
@@ -33,7 +34,8 @@ _FIN_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What io_uring offers here. With `available` false, `reason` says why in words and `remedy` what to do about it."""
+    """What io_uring offers here. With `available` false, `reason` says why in words and `remedy` what to do about
+    it."""
 
     available: bool
     reason: str = ""
@@ -73,7 +75,8 @@ def default_buffers(incremental: bool) -> tuple[int, int]:
 
 
 def usable_files(found: Probe, wanted: int | None) -> int:
-    """Slots for the fixed-file table: `wanted`, or as many as the process may have fds; 0 where the kernel would leak sockets."""
+    """Slots for the fixed-file table: `wanted`, or as many as the process may have fds; 0 where the kernel would leak
+    sockets."""
     if wanted is not None and (not isinstance(wanted, int) or wanted < 0):
         return wanted  # Options refuses it
     if not found.fixed_files:
@@ -144,7 +147,8 @@ def _receives_twice(reactor: Reactor) -> bool:
 
 
 def _has_incremental_buffers() -> bool:
-    """Two messages in one buffer, one behind the other. Kernels that accept the flag have been seen to get this wrong."""
+    """Two messages in one buffer, one behind the other. Kernels that accept the flag have been seen to get this
+    wrong."""
     try:
         reactor = Reactor(_options(buffers=1, files=0, incremental=True))
     except OSError:
@@ -159,7 +163,8 @@ def _has_incremental_buffers() -> bool:
 
 
 def _frees_fixed_files() -> bool:
-    """Does a socket close when its slot is emptied, while a request on another slot is pending? Before Linux 6.13 it stays open."""
+    """Does a socket close when its slot is emptied, while a request on another slot is pending? Before Linux 6.13 it
+    stays open."""
     try:
         reactor = Reactor(_options(buffers=4, files=2, incremental=False))
     except OSError:
@@ -175,7 +180,9 @@ def _frees_fixed_files() -> bool:
             ending = reactor.stream_open(ours.fileno())
             reactor.tick(0)
             reactor.stream_close(ending)
-            lost = any(EVENT_LOST in reactor.unpack_events(count)[::4] for count in (reactor.tick(_TICK_NS),) if count > 0)
+            lost = any(
+                EVENT_LOST in reactor.unpack_events(count)[::4] for count in (reactor.tick(_TICK_NS),) if count > 0
+            )
             ours.close()
             freed = bool(select.select([theirs], [], [], _FIN_MS / 1000)[0])
             reactor.end()
@@ -184,9 +191,10 @@ def _frees_fixed_files() -> bool:
         reactor.close()
 
 
+_USE_FALLBACK = "use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio"
 _SECCOMP = (
-    "Allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the container "
-    "(Docker and containerd leave them out by default), or ask for asyncio's loop with fallback='asyncio' or URINGLOOP_FALLBACK=asyncio"
+    "Allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile "
+    f"(Docker and containerd leave them out by default), or {_USE_FALLBACK}"
 )
 
 
@@ -197,10 +205,12 @@ def _explain(exc: OSError) -> Probe:
         return Probe(
             available=False,
             reason=f"io_uring is switched off for {who} on this system (sysctl kernel.io_uring_disabled={disabled})",
-            remedy="Set kernel.io_uring_disabled=0, or use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio",
+            remedy=f"Set kernel.io_uring_disabled=0, or {_USE_FALLBACK}",
         )
     if exc.errno in (errno.EPERM, errno.EACCES):
-        return Probe(available=False, reason="io_uring is forbidden to this process, most likely by seccomp", remedy=_SECCOMP)
+        return Probe(
+            available=False, reason="io_uring is forbidden to this process, most likely by seccomp", remedy=_SECCOMP
+        )
     if exc.errno == errno.ENOSYS:
         return Probe(
             available=False,
@@ -211,7 +221,7 @@ def _explain(exc: OSError) -> Probe:
         return Probe(
             available=False,
             reason=f"the io_uring of this kernel ({os.uname().release}) is too old",
-            remedy="Linux 6.1 or newer is needed, or use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio",
+            remedy=f"Linux 6.1 or newer is needed; or {_USE_FALLBACK}",
         )
     if exc.errno == errno.ENOMEM:
         return Probe(
@@ -228,7 +238,7 @@ def _explain(exc: OSError) -> Probe:
     return Probe(
         available=False,
         reason=f"io_uring cannot be set up: {exc.strerror} ({errno.errorcode.get(exc.errno or 0, exc.errno)})",
-        remedy="Use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio, and please report it",
+        remedy=f"Please report it, and {_USE_FALLBACK}",
     )
 
 

@@ -1,7 +1,7 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
-A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its three hot calls (`tick`,
-`stream_write`, `unpack_events`) are bound to their C functions with nothing in between.
+A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
+three hot calls (`tick`, `stream_write`, `unpack_events`) are bound to their C functions with nothing in between.
 """
 
 from __future__ import annotations
@@ -155,13 +155,15 @@ class Reactor:
         return self._events(count * _EVENT_INTS)
 
     def begin(self) -> None:
-        """Own the ring in this thread, and register its fd. Raises RuntimeError in any other thread than the first, and after a fork."""
+        """Own the ring in this thread, and register its fd. Raises RuntimeError in any other thread than the first,
+        and after a fork."""
         code = _lib.ul_reactor_begin(self._pointer)
         if code < 0:
             raise_tick_error(code)
 
     def end(self) -> None:
-        """Submit what is queued and unregister the ring's fd, which would outlive the ring and keep its sockets open."""
+        """Submit what is queued and unregister the ring's fd, which would outlive the ring and keep its sockets
+        open."""
         if not self.closed:
             _lib.ul_reactor_end(self._pointer)
 
@@ -171,7 +173,8 @@ class Reactor:
             _lib.ul_reactor_flush(self._pointer)
 
     def close(self) -> int:
-        """Cancel everything, wait for the kernel to let go, free the memory. The bytes that had to be left to the kernel."""
+        """Cancel everything, wait for the kernel to let go, free the memory. The bytes that had to be left to the
+        kernel."""
         if self.closed:
             return 0
         self.closed = True
@@ -233,9 +236,6 @@ def raise_tick_error(code: int) -> None:
     if error == errno.EOWNERDEAD:
         raise RuntimeError("this loop belongs to the parent of this process; make a new one after a fork")
     raise OSError(error, f"io_uring_enter: {os.strerror(error)}")
-
-
-
 
 
 _leaked: list[int] = []

@@ -1,12 +1,13 @@
 """The ring as the loop's selector.
 
-`select` is one turn of the loop at the kernel: one tick of the reactor, whose events go straight to the transports that they are for. What it
-returns are the file objects that are ready, for the seams of asyncio that still want readiness (add_reader, sock_*, signals).
+`select` is one turn of the loop at the kernel: one tick of the reactor, whose events go straight to the transports
+that they are for. What it returns are the file objects that are ready, for the seams of asyncio that still want
+readiness (add_reader, sock_*, signals).
 
-Facts: asyncio promises level-triggered readiness; a multishot poll reports edges, and the kernel has no level-triggered poll through the
-ring. A poll on the ring holds its file open until it is cancelled.
-So: one oneshot poll an fd, for both directions, armed again at the turn after its callbacks have run; it then reports at once what is still
-there. Arming rides in the tick's one system call. A change of interest cancels and arms again.
+Facts: asyncio promises level-triggered readiness; a multishot poll reports edges, and the kernel has no
+level-triggered poll through the ring. A poll on the ring holds its file open until it is cancelled.
+So: one oneshot poll an fd, for both directions, armed again at the turn after its callbacks have run; it then reports
+at once what is still there. Arming rides in the tick's one system call. A change of interest cancels and arms again.
 Cost: a request a readiness event, where epoll needs none.
 """
 
@@ -16,10 +17,18 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
-from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl  # type: ignore[attr-defined]
+from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uringloop.reactor import EVENT_ACCEPTED, EVENT_DATA, EVENT_DONE, EVENT_DRAINED, EVENT_EOF, EVENT_LOST, raise_tick_error
+from uringloop.reactor import (
+    EVENT_ACCEPTED,
+    EVENT_DATA,
+    EVENT_DONE,
+    EVENT_DRAINED,
+    EVENT_EOF,
+    EVENT_LOST,
+    raise_tick_error,
+)
 
 if TYPE_CHECKING:
     from uringloop.reactor import Reactor
@@ -40,15 +49,18 @@ class StreamOwner(Protocol):
     def on_receive_failed(self, exc: BaseException) -> None: ...
 
 
-class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
+class RingSelector(_BaseSelectorImpl):
     """Waits on a `Reactor` and hands its events out."""
+
+    _fd_to_key: dict[int, SelectorKey]  # the base class's
 
     def __init__(self, reactor: Reactor) -> None:
         super().__init__()
         self._reactor = reactor
         self._tick = reactor.tick
         self._pool = reactor.pool
-        # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause or drop them.
+        # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
+        # or drop them.
         self.sinks: dict[int, Callable[[bytes], object]] = {}
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
@@ -56,7 +68,8 @@ class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
         self._ready: list[tuple[SelectorKey, int]] = []
-        # Events not handed out yet: not empty between turns only when a callback raised KeyboardInterrupt or SystemExit.
+        # Events not handed out yet: not empty between turns only when a callback raised KeyboardInterrupt or
+        # SystemExit.
         self._events: Iterator[Event] = iter(())
         # Called around each event in debug mode, to find slow callbacks.
         self.watch: Callable[[Callable[[Event], None], Event], None] | None = None
@@ -129,7 +142,8 @@ class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
-        """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are ready."""
+        """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are
+        ready."""
         self._hand_out()
         if self._fired:
             self._arm_fired()
@@ -146,7 +160,8 @@ class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
         return ready
 
     def _hand_out(self) -> None:
-        # If a callback lets KeyboardInterrupt or SystemExit out, the iterator stands behind its event, and the next turn goes on from there.
+        # If a callback lets KeyboardInterrupt or SystemExit out, the iterator stands behind its event, and the next
+        # turn goes on from there.
         if self.watch is not None:
             for event in self._events:
                 self.watch(self._hand_out_one, event)
@@ -199,7 +214,8 @@ class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the reactor and drop everything that is registered; transports that are still open say so as they go."""
+        """Close the reactor and drop everything that is registered; transports that are still open say so as they
+        go."""
         for kind, _token, fd, _ in self._events:
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
@@ -213,7 +229,8 @@ class RingSelector(_BaseSelectorImpl):  # type: ignore[misc]
 
 
 def _check_pollable(fd: int) -> None:
-    # epoll refuses what is always ready, and asyncio's users rely on that PermissionError; a poll through the ring would report it ready forever.
+    # epoll refuses what is always ready, and asyncio's users rely on that PermissionError; a poll through the ring
+    # would report it ready forever.
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         raise PermissionError(1, os.strerror(1))

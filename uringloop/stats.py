@@ -10,7 +10,8 @@ from uringloop.reactor import SETUP_DEFER_TASKRUN, leaked_bytes
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the loop was made, and gauges of this moment. Always counted; reading them costs some microseconds."""
+    """Counters since the loop was made, and gauges of this moment. Always counted; reading them costs some
+    microseconds."""
 
     # The ring.
     ticks: int  # turns of the loop

@@ -20,6 +20,13 @@ ffi.set_source(
     # Relative to the directory of setup.py, as setuptools wants them.
     sources=[f"uringloop/core/{source}" for source in SOURCES],
     include_dirs=["uringloop/core"],
-    extra_compile_args=["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", *shlex.split(os.environ.get("URINGLOOP_CFLAGS", ""))],
+    extra_compile_args=[
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        *shlex.split(os.environ.get("URINGLOOP_CFLAGS", "")),
+    ],
     extra_link_args=shlex.split(os.environ.get("URINGLOOP_LDFLAGS", "")),
 )

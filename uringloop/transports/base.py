@@ -11,19 +11,26 @@ from functools import partial
 from typing import Any
 
 
-class FlowControl(transports._FlowControlMixin, asyncio.Transport):  # type: ignore[name-defined,misc]
-    """asyncio's own write limits, with pause_writing and resume_writing called in the transport's context, as on uvloop."""
+class FlowControl(transports._FlowControlMixin, asyncio.Transport):
+    """asyncio's own write limits, with pause_writing and resume_writing called in the transport's context, as on
+    uvloop."""
 
     _context: contextvars.Context
+    # asyncio's.
+    _extra: dict[str, Any]
+    _protocol_paused: bool
+    _high_water: int
+    _low_water: int
 
     def _maybe_pause_protocol(self) -> None:
-        # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on uvloop.
+        # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on
+        # uvloop.
         if not self._protocol_paused:
-            self._context.copy().run(super()._maybe_pause_protocol)
+            self._context.copy().run(super()._maybe_pause_protocol)  # type: ignore[misc]
 
     def _maybe_resume_protocol(self) -> None:
         if self._protocol_paused:
-            self._context.run(super()._maybe_resume_protocol)
+            self._context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
 
 
 class ProtocolError(Exception):
@@ -35,17 +42,20 @@ class ProtocolError(Exception):
 
 
 def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
-    """True if the protocol wants its bytes through get_buffer. Like uvloop, and unlike asyncio, by what it has, not by its base class."""
+    """True if the protocol wants its bytes through get_buffer. Like uvloop, and unlike asyncio, by what it has, not
+    by its base class."""
     if isinstance(protocol, asyncio.BufferedProtocol):
         return True
     return not isinstance(protocol, asyncio.Protocol) and hasattr(protocol, "get_buffer")
 
 
 def make_sink(protocol: Any, context: contextvars.Context) -> Callable[[bytes], object]:
-    """A call that gives received bytes to the protocol in its context. For a plain Protocol there is no Python frame in between."""
+    """A call that gives received bytes to the protocol in its context. For a plain Protocol there is no Python frame
+    in between."""
+    run: Callable[..., object] = context.run
     if is_buffered(protocol):
-        return partial(context.run, _fill_buffers, protocol)
-    return partial(context.run, protocol.data_received)
+        return partial(run, _fill_buffers, protocol)
+    return partial(run, protocol.data_received)
 
 
 def _fill_buffers(protocol: Any, data: bytes) -> None:
@@ -71,6 +81,7 @@ def _fill_buffers(protocol: Any, data: bytes) -> None:
 
 
 def set_nodelay(sock: socket.socket) -> None:
-    """Send small writes at once. asyncio looks at `proto` too, and so misses sockets made with proto 0; uvloop does not."""
+    """Send small writes at once. asyncio looks at `proto` too, and so misses sockets made with proto 0; uvloop does
+    not."""
     if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

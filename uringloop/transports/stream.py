@@ -1,12 +1,14 @@
 """TCP and Unix stream transports.
 
-The bytes' way in: the selector takes a DATA event and calls this stream's sink with them. The sink is `protocol.data_received` itself, in the
-transport's context, while reading flows; `_park` while it is paused; `_drop` once the transport is closing. So the hot path asks no questions.
+The bytes' way in: the selector takes a DATA event and calls this stream's sink with them. The sink is
+`protocol.data_received` itself, in the transport's context, while reading flows; `_park` while it is paused; `_drop`
+once the transport is closing. So the hot path asks no questions.
 
-The bytes' way out: `write` hands them to the core, which joins all that is written in one turn of the loop into one send at its end.
+The bytes' way out: `write` hands them to the core, which joins all that is written in one turn of the loop into one
+send at its end.
 
-The end: `close` or `abort` tells the core; it reports LOST when the last request of the socket is done; only then is connection_lost called
-and the socket closed.
+The end: `close` or `abort` tells the core; it reports LOST when the last request of the socket is done; only then is
+connection_lost called and the socket closed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from uringloop.transports.base import FlowControl, ProtocolError, is_buffered, m
 if TYPE_CHECKING:
     from uringloop.loop import Loop
 
-# Writes of this many bytes or more are sent from the caller's own bytes object; copying less costs less than keeping track of it.
+# Writes of this many bytes or more are sent from the caller's own bytes object; copying less costs less than keeping
+# track of it.
 PIN_BYTES = 32 * 1024
 
 
@@ -187,7 +190,8 @@ class StreamTransport(FlowControl):
             self._reactor.stream_read(self._token, True)
 
     def _park(self, data: bytes) -> None:
-        # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and then cost nothing.
+        # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
+        # then cost nothing.
         self._parked.append(data)
         if not self._receive_stopped:
             self._receive_stopped = True
@@ -376,7 +380,7 @@ class StreamTransport(FlowControl):
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         try:
-            self._context.run(self._protocol.connection_lost, exc)
+            self._context.run(self._protocol.connection_lost, exc)  # type: ignore[arg-type]
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:

@@ -1,0 +1,125 @@
+"""python -m uringloop: run an unchanged program on the loop, or tell what this kernel offers."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+from uringloop import Probe, _version, new_event_loop, probe
+from uringloop.policy import event_loop_policy_class
+
+_USAGE_ERROR = 2
+
+_EPILOG = """\
+examples:
+  python -m uringloop server.py --port 8080
+  python -m uringloop -m aiohttp.web -H localhost package.module:init
+  python -m uringloop --check
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code, unless the program that is run exits itself."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    # Everything behind the script or the module is the program's own, also what looks like an option of ours.
+    options, program = _split(arguments)
+    chosen = parser.parse_args(options)
+    if chosen.check:
+        return _check()
+    if chosen.module:
+        return _run_module(chosen.module, program)
+    if not program:
+        parser.print_usage(sys.stderr)
+        print("uringloop: give a script, a module with -m, or --check", file=sys.stderr)
+        return _USAGE_ERROR
+    return _run_script(program[0], program[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m uringloop",
+        usage="python -m uringloop [--check] [-m module | script] [arguments ...]",
+        description="Run an asyncio program on io_uring, unchanged.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-m", dest="module", metavar="module", help="run a module, as python -m does")
+    parser.add_argument(
+        "--check", action="store_true", help="print what io_uring offers here; exit 1 if it cannot be used"
+    )
+    parser.add_argument("--version", action="version", version=f"uringloop {_version.__version__}")
+    return parser
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our options, and the program's arguments (with the script first)."""
+    for index, argument in enumerate(arguments):
+        if argument == "-m":
+            return arguments[: index + 2], arguments[index + 2 :]
+        if not argument.startswith("-"):
+            return arguments[:index], arguments[index:]
+    return arguments, []
+
+
+def _use_the_loop() -> None:
+    if sys.version_info < (3, 14):
+        asyncio.set_event_loop_policy(event_loop_policy_class()())
+    else:
+        # Policies are deprecated, and looking at one warns. This is what asyncio.run and asyncio.Runner call.
+        asyncio.events.new_event_loop = new_event_loop
+        asyncio.new_event_loop = new_event_loop
+
+
+def _run_script(script: str, arguments: list[str]) -> int:
+    if not os.path.exists(script):
+        print(f"uringloop: cannot open {script!r}: no such file", file=sys.stderr)
+        return _USAGE_ERROR
+    sys.argv = [script, *arguments]
+    if os.path.isfile(script):
+        sys.path[0] = os.path.dirname(os.path.abspath(script))
+    _use_the_loop()
+    runpy.run_path(script, run_name="__main__")
+    return 0
+
+
+def _run_module(module: str, arguments: list[str]) -> int:
+    sys.argv = [module, *arguments]  # run_module puts the module's file in the first place
+    sys.path[0] = os.getcwd()
+    _use_the_loop()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _check() -> int:
+    found = probe()
+    print(f"uringloop {_version.__version__} on Linux {os.uname().release}")
+    if not found.available:
+        print(f"io_uring cannot be used: {found.reason}.\n{found.remedy}.")
+        return 1
+    print("io_uring can be used.")
+    for has, feature, without in _features(found):
+        print(f"  {'yes' if has else 'no '}  {feature}{'' if has else f': {without}'}")
+    return 0
+
+
+def _features(found: Probe) -> list[tuple[bool, str, str]]:
+    return [
+        (found.multishot_recv, "multishot receive into provided buffers (Linux 6.0)", "needed"),
+        (found.defer_taskrun, "deferred completions (Linux 6.1)", "completions interrupt the loop; somewhat slower"),
+        (
+            found.registered_ring,
+            "registered ring fd (Linux 5.18)",
+            "each system call looks the ring up; slightly slower",
+        ),
+        (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
+        (found.fixed_files, "fixed files that are freed at once (Linux 6.13)", "sockets are looked up at each request"),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
