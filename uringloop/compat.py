@@ -44,8 +44,7 @@ else:
         server._detach()
 
 
-def describe(what: Any) -> str:
-    """What asyncio's debug mode calls a handle in its log; a transport by its repr."""
-    if isinstance(what, asyncio.Handle):
-        return str(base_events._format_handle(what))  # type: ignore[attr-defined]
-    return repr(what)
+def log_slow(what: Any, seconds: float) -> None:
+    """asyncio's debug-mode warning about a callback that held up the loop; `what` is a handle, or a transport."""
+    described = base_events._format_handle(what) if isinstance(what, asyncio.Handle) else repr(what)  # type: ignore[attr-defined]
+    base_events.logger.warning("Executing %s took %.3f seconds", described, seconds)  # type: ignore[attr-defined]

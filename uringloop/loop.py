@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import heapq
 import socket
-from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
@@ -178,7 +177,7 @@ class Loop(asyncio.SelectorEventLoop):
 
     def _report_slow(self, what: object, seconds: float) -> None:
         if seconds >= self.slow_callback_duration:
-            logger.warning("Executing %s took %.3f seconds", compat.describe(what), seconds)
+            compat.log_slow(what, seconds)
 
     # --- transports: the seams of asyncio.SelectorEventLoop ----------------------------------------------------------
 
@@ -241,7 +240,8 @@ class Loop(asyncio.SelectorEventLoop):
                 "ssl_handshake_timeout": ssl_handshake_timeout,
                 "ssl_shutdown_timeout": ssl_shutdown_timeout,
             }
-        self._listeners[sock.fileno()] = Listener(self, sock, protocol_factory, server, tls)
+        fd = self._selector.fileno(sock)
+        self._listeners[fd] = Listener(self, sock, protocol_factory, server, tls)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock.fileno(), None)

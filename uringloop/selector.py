@@ -102,6 +102,11 @@ class RingSelector(_BaseSelectorImpl):
         self._fd_to_key[key.fd] = key
         return key
 
+    def fileno(self, fileobj: Any) -> int:
+        """The fd of a file object. Raises ValueError for what has none."""
+        fd: int = self._fileobj_lookup(fileobj)  # type: ignore[attr-defined]
+        return fd
+
     def is_armed(self, fd: int) -> bool:
         """True while a poll for this fd is in the kernel."""
         return fd in self._poll_tokens

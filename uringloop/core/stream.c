@@ -64,16 +64,19 @@ static void ul_stream_update_slot(struct ul_streams *streams, struct ul_stream *
     }
 }
 
+/* Empty the slot of an ending stream. Requests submitted before this hold the file for themselves, so it rides in one batch with the last
+ * send; should that be short, the rest goes out on the plain fd. */
+static void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream) {
+    if (stream->slot_state != UL_SLOT_HELD)
+        return;
+    stream->slot_state = UL_SLOT_CLEARING;
+    ul_stream_update_slot(streams, stream, -1, UL_REQUEST_SLOT_CLEAR);
+}
+
 static void ul_stream_settle(struct ul_streams *streams, struct ul_stream *stream) {
     if (stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_LOST)
         return;
-    if (stream->sending || (stream->life == UL_STREAM_CLOSING && stream->queue.bytes))
-        return;
-    if (stream->slot_state == UL_SLOT_HELD) {
-        stream->slot_state = UL_SLOT_CLEARING;
-        ul_stream_update_slot(streams, stream, -1, UL_REQUEST_SLOT_CLEAR);
-    }
-    if (stream->in_flight)
+    if (stream->in_flight || (stream->life == UL_STREAM_CLOSING && (stream->queue.bytes || stream->awaits_owner)))
         return;
     stream->life = UL_STREAM_LOST;
     ul_token_list_push(&streams->lost, stream->entry.token);
@@ -117,6 +120,7 @@ static void ul_stream_fail(struct ul_streams *streams, struct ul_stream *stream,
         ul_stream_cancel(streams, stream, UL_REQUEST_SEND); /* the queue is what it reads from: dropped at its completion */
     else
         ul_sendqueue_clear(&stream->queue, &streams->blocks);
+    ul_stream_leave_slot(streams, stream);
     ul_stream_settle(streams, stream);
 }
 
@@ -127,8 +131,11 @@ int ul_stream_close(struct ul_streams *streams, int32_t token) {
     if (stream->life == UL_STREAM_OPEN) {
         stream->life = UL_STREAM_CLOSING;
         ul_stream_stop_reading(streams, stream, UL_READ_ENDED);
-        ul_stream_settle(streams, stream);
+        if (!stream->queued_for_flush)
+            ul_stream_leave_slot(streams, stream);
     }
+    stream->awaits_owner = false;
+    ul_stream_settle(streams, stream);
     return 0;
 }
 
@@ -287,6 +294,8 @@ static void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream)
     }
     stream->sending = true;
     streams->engine->stats.sends++;
+    if (stream->life == UL_STREAM_CLOSING)
+        ul_stream_leave_slot(streams, stream);
 }
 
 static int ul_stream_finish_eof(struct ul_stream *stream) {
@@ -327,7 +336,7 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
         return -ENOENT;
-    if (stream->life != UL_STREAM_OPEN)
+    if (stream->life != UL_STREAM_OPEN && stream->life != UL_STREAM_CLOSING)
         return 0;
     if (length >= UL_DIRECT_SEND_BYTES && stream->queue.bytes == 0) {
         size_t sent = ul_stream_send_direct(streams, stream, data, length);
@@ -360,8 +369,10 @@ static void ul_stream_report_drained(struct ul_streams *streams, struct ul_strea
     bool low = stream->low_water >= 0 && stream->queue.bytes <= (uint64_t)stream->low_water;
     if (!low && !released)
         return;
-    if (low)
+    if (low) {
         stream->low_water = -1;
+        stream->awaits_owner = stream->life == UL_STREAM_CLOSING;
+    }
     uint64_t left = stream->queue.bytes;
     ul_emit(streams->engine, UL_EVENT_DRAINED, stream->entry.token, left < INT32_MAX ? (int32_t)left : INT32_MAX, released);
 }

@@ -6,7 +6,7 @@
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
  *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
- *   slot    NONE -> HELD -> CLEARING -> NONE
+ *   slot    NONE -> HELD -> CLEARING -> NONE; emptied in one batch with the last send
  */
 #ifndef UL_STREAM_H
 #define UL_STREAM_H
@@ -30,6 +30,7 @@ struct ul_stream {
     bool read_wanted;
     bool sending;
     bool queued_for_flush;
+    bool awaits_owner; /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t slot_retries; /* the kernel did not take the fd into its slot: how many requests made before that was known are made again */
     struct ul_sendqueue queue;
     struct ul_gather *gather; /* made at the first send of several segments; read by the kernel until submit */
@@ -62,7 +63,8 @@ int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t b
 /* Shut the sending side down once the queue is empty. */
 int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 
-/* End it: after what is queued, or at once with `error` as the reason. LOST follows, never before the next tick. */
+/* End it: after what is queued, or at once with `error` as the reason. LOST follows, never before the next tick. An owner that hears DRAINED
+ * after it has closed may still write, as asyncio's TLS does, and closes again when it has. */
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 

@@ -83,6 +83,7 @@ class StreamTransport(FlowControl):
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
         self._pinned: deque[Any] = deque()
+        self._draining = False  # in on_drained: the protocol may write even if nothing is queued and close() was called
         self._empty_waiter: asyncio.Future[None] | None = None
         self._selector = loop._selector
         self._reactor = loop._reactor
@@ -118,11 +119,18 @@ class StreamTransport(FlowControl):
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
+        if waiter is None:
+            self._start_receiving()
+            return
+        if not waiter.done():
+            waiter.set_result(None)
+        # Whoever waits for the connection learns of it before its first bytes come.
+        self._loop.call_soon(self._start_receiving)
+
+    def _start_receiving(self) -> None:
         if self._reading is Reading.WAITING and self._life is Life.OPEN:
             self._reading = Reading.FLOWING
             self._receive()
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     # --- protocol and description ------------------------------------------------------------------------------------
 
@@ -247,8 +255,8 @@ class StreamTransport(FlowControl):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if type(data) is not bytes:
             data = _copy(data)
-        if self._life is not Life.OPEN or self._eof_written or self._empty_waiter is not None:
-            self._refuse_write()
+        usual = self._life is Life.OPEN and not self._eof_written and self._empty_waiter is None
+        if not usual and self._refuses_write():
             return
         length = len(data)
         if length < PIN_BYTES:
@@ -268,14 +276,18 @@ class StreamTransport(FlowControl):
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
 
-    def _refuse_write(self) -> None:
+    def _refuses_write(self) -> bool:
         if self._eof_written:
             raise RuntimeError("Cannot call write() after write_eof()")
         if self._empty_waiter is not None:
             raise RuntimeError("unable to write; sendfile is in progress")
+        # As on asyncio, a closing transport takes more until it has sent all: TLS writes its last record then.
+        if self._life is Life.CLOSING and (self._draining or self.get_write_buffer_size()):
+            return False
         if self._writes_refused >= compat.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
             logger.warning("socket.send() raised exception.")
         self._writes_refused += 1
+        return True
 
     def _over_high_water(self) -> None:
         self._maybe_pause_protocol()
@@ -300,11 +312,15 @@ class StreamTransport(FlowControl):
         for _ in range(released):
             self._pinned.popleft()
         if left <= self._low_water:
+            self._draining = True
             self._maybe_resume_protocol()
+            self._draining = False
         if left == 0 and self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_result(None)
-        if self._life is Life.OPEN:
+        if self._life in (Life.OPEN, Life.CLOSING):
             self._ask_for_drained()
+        if self._life is Life.CLOSING:
+            self._reactor.stream_close(self._token)
 
     def can_write_eof(self) -> bool:
         return True
