@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.machinery
+import importlib.util
+import io
 import os
 import runpy
 import sys
+import types
+import zipfile
 from collections.abc import Sequence
 
-from uringloop import Probe, _version, new_event_loop, probe
+from uringloop import Probe, Unavailable, _version, new_event_loop, probe
 from uringloop.policy import event_loop_policy_class
 
 _USAGE_ERROR = 2
@@ -31,12 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(options)
     if chosen.check:
         return _check()
-    if chosen.module:
-        return _run_module(chosen.module, program)
-    if not program:
+    if not chosen.module and not program:
         parser.print_usage(sys.stderr)
         print("uringloop: give a script, a module with -m, or --check", file=sys.stderr)
         return _USAGE_ERROR
+    try:
+        new_event_loop().close()
+    except Unavailable as unavailable:
+        print(f"uringloop: {unavailable.strerror}", file=sys.stderr)
+        return 1
+    _use_the_loop()
+    if chosen.module:
+        return _run_module(chosen.module, program)
     return _run_script(program[0], program[1:])
 
 
@@ -76,23 +87,51 @@ def _use_the_loop() -> None:
 
 
 def _run_script(script: str, arguments: list[str]) -> int:
-    if not os.path.exists(script):
-        print(f"uringloop: cannot open {script!r}: no such file", file=sys.stderr)
+    folder = os.path.isdir(script)
+    if not os.path.exists(script) or (folder and not os.path.exists(os.path.join(script, "__main__.py"))):
+        what = "no __main__.py in it" if folder else "no such file"
+        print(f"uringloop: cannot run {script!r}: {what}", file=sys.stderr)
         return _USAGE_ERROR
     sys.argv = [script, *arguments]
-    if os.path.isfile(script):
+    if folder or zipfile.is_zipfile(script):
+        runpy.run_path(script, run_name="__main__")
+    else:
         sys.path[0] = os.path.dirname(os.path.abspath(script))
-    _use_the_loop()
-    runpy.run_path(script, run_name="__main__")
+        _execute(os.path.abspath(script))
     return 0
+
+
+def _execute(path: str) -> None:
+    # Like the interpreter, and unlike runpy.run_path: __file__ is absolute, there is no __package__, and the module
+    # stays in sys.modules until the end, where pickle and multiprocessing look for it.
+    loader = importlib.machinery.SourceFileLoader("__main__", path)
+    module = types.ModuleType("__main__")
+    module.__file__ = path
+    module.__loader__ = loader
+    module.__package__ = None
+    with io.open_code(path) as source:
+        code = compile(source.read(), path, "exec")
+    sys.modules["__main__"] = module
+    exec(code, module.__dict__)
 
 
 def _run_module(module: str, arguments: list[str]) -> int:
-    sys.argv = [module, *arguments]  # run_module puts the module's file in the first place
     sys.path[0] = os.getcwd()
-    _use_the_loop()
+    if not _exists(module):
+        print(f"uringloop: no module named {module!r}", file=sys.stderr)
+        return 1
+    sys.argv = [module, *arguments]  # run_module puts the module's file in the first place
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and f"{module}.".startswith(f"{exc.name}."):
+            return False
+        raise
 
 
 def _check() -> int:

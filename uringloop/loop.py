@@ -35,7 +35,7 @@ class Loop(asyncio.SelectorEventLoop):
     # What asyncio.SelectorEventLoop has, for mypy.
     _ready: deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
-    _closed: bool
+    _closed = True  # for __del__, until there is something to close
     _stopping: bool
     _debug: bool
     _timer_cancelled_count: int
@@ -55,7 +55,6 @@ class Loop(asyncio.SelectorEventLoop):
 
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
-        self._closed = True  # for __del__, until there is something to close
         self._listeners: dict[int, Listener] = {}
         self._reactor = Reactor(choose_options(entries=entries, buffers=buffers, buffer_size=buffer_size, files=files))
         self._selector = RingSelector(self._reactor)

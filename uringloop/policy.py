@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from uringloop.loop import Loop
-from uringloop.probe import Unavailable, forget, probe
+from uringloop.probe import Unavailable, explain, forget, probe
 
 _T = TypeVar("_T")
 
@@ -29,22 +29,31 @@ def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.Ab
     fallback = fallback or os.environ.get("URINGLOOP_FALLBACK") or None
     if fallback is not None and fallback not in _FALLBACKS:
         raise ValueError(f"fallback must be 'asyncio' or None, not {fallback!r}")
+    try:
+        return _new_loop(options)
+    except Unavailable as unavailable:
+        if fallback is None:
+            raise
+        _warn_of_fallback(unavailable)
+        return asyncio.SelectorEventLoop()
+
+
+def _new_loop(options: dict[str, Any]) -> Loop:
     found = probe()
-    if found.available:
+    if not found.available:
+        forget()  # what is missing now may be there at the next try
+        raise Unavailable(found)
+    try:
         return Loop(**options)
-    unavailable = Unavailable(found)
-    forget()  # what is missing now may be there at the next try
-    if fallback is None:
-        raise unavailable
-    _warn_of_fallback(unavailable)
-    return asyncio.SelectorEventLoop()
+    except OSError as exc:
+        raise Unavailable(explain(exc)) from exc
 
 
 def _warn_of_fallback(unavailable: Unavailable) -> None:
     global _warned_of_fallback
     if not _warned_of_fallback:
         _warned_of_fallback = True
-        warnings.warn(f"uringloop runs on asyncio's own loop: {unavailable.strerror}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"uringloop runs on asyncio's own loop: {unavailable.strerror}", RuntimeWarning, stacklevel=3)
 
 
 def run(
@@ -58,6 +67,11 @@ def run(
     Raises TypeError if `loop_factory` makes a loop of another kind; the fallback of `new_event_loop` passes.
     """
 
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("uringloop.run() cannot be called from a running event loop")
+    if not asyncio.iscoroutine(main):
+        raise ValueError(f"a coroutine was expected, got {main!r}")
+
     async def wrapper() -> _T:
         loop = asyncio.get_running_loop()
         if loop_factory is not new_event_loop and not isinstance(loop, Loop):
@@ -65,8 +79,6 @@ def run(
             raise TypeError(f"uringloop.run() uses a non-uringloop event loop: {loop!r}")
         return await main
 
-    if not asyncio.iscoroutine(main):
-        raise ValueError(f"a coroutine was expected, got {main!r}")
     with asyncio.Runner(loop_factory=loop_factory, debug=debug) as runner:
         return runner.run(wrapper())
 

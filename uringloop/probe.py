@@ -40,6 +40,7 @@ class Probe:
     available: bool
     reason: str = ""
     remedy: str = ""
+    errno: int = 0  # what the kernel said
     multishot_recv: bool = False  # Linux 6.0; needed
     defer_taskrun: bool = False  # Linux 6.1
     registered_ring: bool = False  # Linux 5.18
@@ -50,8 +51,8 @@ class Probe:
 class Unavailable(OSError):
     """io_uring cannot be used here; the text says why and what to do. `probe` holds it in parts."""
 
-    def __init__(self, found: Probe, code: int = errno.ENOSYS) -> None:
-        super().__init__(code, f"{found.reason}. {found.remedy}")
+    def __init__(self, found: Probe) -> None:
+        super().__init__(found.errno, f"{found.reason}. {found.remedy}")
         self.probe = found
 
 
@@ -61,7 +62,7 @@ def probe() -> Probe:
     try:
         return _look()
     except OSError as exc:
-        return _explain(exc)
+        return explain(exc)
 
 
 def forget() -> None:
@@ -109,6 +110,7 @@ def _look() -> Probe:
             available=False,
             reason="this kernel's io_uring has no multishot receive into provided buffers",
             remedy="Linux 6.1 or newer is needed",
+            errno=errno.EOPNOTSUPP,
         )
     return Probe(
         available=True,
@@ -198,47 +200,44 @@ _SECCOMP = (
 )
 
 
-def _explain(exc: OSError) -> Probe:
+def explain(exc: OSError) -> Probe:
+    """What a failed attempt to make a ring says of this system."""
+    code = exc.errno or 0
+    reason, remedy = _advice(code)
+    return Probe(available=False, reason=reason, remedy=remedy, errno=code)
+
+
+def _advice(code: int) -> tuple[str, str]:
+    """Why io_uring_setup failed with this errno, and what to do about it."""
     disabled = _sysctl("io_uring_disabled")
-    if exc.errno in (errno.EPERM, errno.EACCES) and disabled not in ("", "0"):
+    if code in (errno.EPERM, errno.EACCES) and disabled not in ("", "0"):
         who = "everyone" if disabled == "2" else "all without CAP_SYS_ADMIN"
-        return Probe(
-            available=False,
-            reason=f"io_uring is switched off for {who} on this system (sysctl kernel.io_uring_disabled={disabled})",
-            remedy=f"Set kernel.io_uring_disabled=0, or {_USE_FALLBACK}",
+        return (
+            f"io_uring is switched off for {who} on this system (sysctl kernel.io_uring_disabled={disabled})",
+            f"Set kernel.io_uring_disabled=0, or {_USE_FALLBACK}",
         )
-    if exc.errno in (errno.EPERM, errno.EACCES):
-        return Probe(
-            available=False, reason="io_uring is forbidden to this process, most likely by seccomp", remedy=_SECCOMP
+    if code in (errno.EPERM, errno.EACCES):
+        return "io_uring is forbidden to this process, most likely by seccomp", _SECCOMP
+    if code == errno.ENOSYS:
+        return (
+            "this kernel has no io_uring, or a seccomp profile hides it",
+            f"Linux 6.1 or newer is needed, built with CONFIG_IO_URING. {_SECCOMP}",
         )
-    if exc.errno == errno.ENOSYS:
-        return Probe(
-            available=False,
-            reason="this kernel has no io_uring, or a seccomp profile hides it",
-            remedy=f"Linux 6.1 or newer is needed, built with CONFIG_IO_URING. {_SECCOMP}",
+    if code == errno.EINVAL:
+        return (
+            f"the io_uring of this kernel ({os.uname().release}) is too old",
+            f"Linux 6.1 or newer is needed; or {_USE_FALLBACK}",
         )
-    if exc.errno == errno.EINVAL:
-        return Probe(
-            available=False,
-            reason=f"the io_uring of this kernel ({os.uname().release}) is too old",
-            remedy=f"Linux 6.1 or newer is needed; or {_USE_FALLBACK}",
+    if code == errno.ENOMEM:
+        return (
+            "there is not enough memory, or locked memory, for a ring",
+            "Raise RLIMIT_MEMLOCK (ulimit -l) or free memory",
         )
-    if exc.errno == errno.ENOMEM:
-        return Probe(
-            available=False,
-            reason="there is not enough memory, or locked memory, for a ring",
-            remedy="Raise RLIMIT_MEMLOCK (ulimit -l) or free memory",
-        )
-    if exc.errno in (errno.EMFILE, errno.ENFILE):
-        return Probe(
-            available=False,
-            reason="no file descriptor is left for a ring",
-            remedy="Raise RLIMIT_NOFILE (ulimit -n) or close files",
-        )
-    return Probe(
-        available=False,
-        reason=f"io_uring cannot be set up: {exc.strerror} ({errno.errorcode.get(exc.errno or 0, exc.errno)})",
-        remedy=f"Please report it, and {_USE_FALLBACK}",
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptor is left for a ring", "Raise RLIMIT_NOFILE (ulimit -n) or close files"
+    return (
+        f"io_uring cannot be set up: {os.strerror(code)} ({errno.errorcode.get(code, code)})",
+        f"Please report it, and {_USE_FALLBACK}",
     )
 
 
