@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from typing import Any, TypeVarTuple
 from uringloop import compat
 from uringloop.handles import Handle, run_handle
 from uringloop.probe import DEFAULT_ENTRIES, default_buffers, probe, usable_files
-from uringloop.reactor import Options, Reactor
-from uringloop.selector import Event, RingSelector
+from uringloop.reactor import Event, Options, Reactor
+from uringloop.selector import NANOSECONDS, RingSelector
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.server import Listener
@@ -58,6 +59,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._listeners: dict[int, Listener] = {}
         self._reactor = Reactor(choose_options(entries=entries, buffers=buffers, buffer_size=buffer_size, files=files))
         self._selector = RingSelector(self._reactor)
+        self._turn = self._selector.turn
         try:
             super().__init__(self._selector)
         except BaseException:
@@ -90,16 +92,20 @@ class Loop(asyncio.SelectorEventLoop):
         if scheduled:
             self._sweep_cancelled_timers()
             scheduled = self._scheduled
-        timeout: float | None = None
+        timeout_ns = -1
         if ready or self._stopping:
-            timeout = 0
+            timeout_ns = 0
         elif scheduled:
-            timeout = min(max(0, scheduled[0].when() - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
-        readiness = self._selector.select(timeout)
+            timeout_ns = self._nanoseconds_until(scheduled[0])
+        readiness = self._turn(timeout_ns)
         if readiness:
             self._process_events(readiness)  # type: ignore[attr-defined]
         if scheduled:
             self._collect_due_timers()
+        if ready:
+            self._run_ready(ready)
+
+    def _run_ready(self, ready: deque[asyncio.Handle]) -> None:
         # Only what is ready now: what these callbacks schedule runs after the next look at the kernel.
         if self._debug:
             for _ in range(len(ready)):
@@ -109,6 +115,10 @@ class Loop(asyncio.SelectorEventLoop):
                 handle = ready.popleft()
                 if not handle._cancelled:
                     run_handle(handle)
+
+    def _nanoseconds_until(self, timer: asyncio.TimerHandle) -> int:
+        seconds = min(max(0, timer.when() - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
+        return math.ceil(seconds * NANOSECONDS)  # rounded up: a timer is never early
 
     def _sweep_cancelled_timers(self) -> None:
         scheduled = self._scheduled

@@ -125,12 +125,12 @@ def _look() -> Probe:
 def _data(reactor: Reactor) -> tuple[int, int] | None:
     """The span of the next DATA event."""
     for _ in range(3):
-        count = reactor.tick(_TICK_NS)
+        count = reactor.tick(reactor.pointer, _TICK_NS)
         if count <= 0:
             continue
-        events = reactor.unpack_events(count)
-        if events[0] == EVENT_DATA:
-            return events[2], events[3]
+        kind, _, start, stop = next(reactor.events(count))
+        if kind == EVENT_DATA:
+            return start, stop
     return None
 
 
@@ -178,13 +178,12 @@ def _frees_fixed_files() -> bool:
             reactor.begin()
             pending = reactor.stream_open(waiting.fileno())
             reactor.stream_read(pending, True)
-            reactor.tick(0)
+            reactor.tick(reactor.pointer, 0)
             ending = reactor.stream_open(ours.fileno())
-            reactor.tick(0)
+            reactor.tick(reactor.pointer, 0)
             reactor.stream_close(ending)
-            lost = any(
-                EVENT_LOST in reactor.unpack_events(count)[::4] for count in (reactor.tick(_TICK_NS),) if count > 0
-            )
+            count = reactor.tick(reactor.pointer, _TICK_NS)
+            lost = count > 0 and any(kind == EVENT_LOST for kind, *_ in reactor.events(count))
             ours.close()
             freed = bool(select.select([theirs], [], [], _FIN_MS / 1000)[0])
             reactor.end()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -26,7 +27,12 @@ EVENT_EOF: Final[int] = _lib.UL_EVENT_EOF
 EVENT_LOST: Final[int] = _lib.UL_EVENT_LOST
 EVENT_DRAINED: Final[int] = _lib.UL_EVENT_DRAINED
 EVENT_DONE: Final[int] = _lib.UL_EVENT_DONE
-_EVENT_INTS: Final[int] = _lib.UL_EVENT_INTS
+_EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
+# Kind, token, and two values.
+Event = tuple[int, int, int, int]
+_EVENT: Final = struct.Struct("=4i")
+_EVENT_BYTES: Final = _EVENT.size
+_iter_events: Callable[[memoryview], Iterator[Event]] = _EVENT.iter_unpack
 
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
@@ -127,12 +133,16 @@ class Reactor:
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), self.options.buffers * self.options.buffer_size)
-        # One turn: nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
-        self.tick: Callable[[int], int] = partial(_lib.ul_reactor_tick, pointer)
-        self._events: Callable[[int], list[int]] = partial(_ffi.unpack, _lib.ul_reactor_events(pointer))
+        # The two calls of the hot path are the C functions themselves, with their first argument beside them: a partial
+        # would build an argument tuple twice.
+        # pointer, nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
+        self.tick: Callable[[Any, int], int] = _lib.ul_reactor_tick
+        self.pointer = pointer
+        # streams, token, bytes (or what `pin` gave), length, pinned -> bytes queued, or -errno.
+        self.stream_write: Callable[[Any, int, Any, int, bool], int] = _lib.ul_stream_write
+        self.streams = streams
+        self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
         self.wake: Callable[[], None] = partial(_lib.ul_reactor_wake, pointer)
-        # token, bytes (or what `pin` gave), length, pinned -> bytes queued, or -errno.
-        self.stream_write: Callable[[int, Any, int, bool], int] = partial(_lib.ul_stream_write, streams)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
         # token, wanted
@@ -150,9 +160,9 @@ class Reactor:
         self._operation_start: Callable[..., int] = partial(_lib.ul_operation_start, operations)
         self.operation_cancel: Callable[[int], int] = partial(_lib.ul_operation_cancel, operations)
 
-    def unpack_events(self, count: int) -> list[int]:
-        """The events of the last tick, four ints each: kind, token, and two values."""
-        return self._events(count * _EVENT_INTS)
+    def events(self, count: int) -> Iterator[Event]:
+        """The `count` events of the last tick."""
+        return _iter_events(self._event_bytes[: count * _EVENT_BYTES])
 
     def begin(self) -> None:
         """Own the ring in this thread, and register its fd. Raises RuntimeError in any other thread than the first,

@@ -27,17 +27,17 @@ from uringloop.reactor import (
     EVENT_DRAINED,
     EVENT_EOF,
     EVENT_LOST,
+    Event,
     raise_tick_error,
 )
 
 if TYPE_CHECKING:
     from uringloop.reactor import Reactor
 
-_NANOSECONDS = 1_000_000_000
+NANOSECONDS = 1_000_000_000
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
-_TIMEOUT_MAX_NS = 2**62
-
-Event = tuple[int, int, int, int]
+TIMEOUT_MAX_NS = 2**62
+_NOTHING_READY: list[tuple[SelectorKey, int]] = []
 
 
 class StreamOwner(Protocol):
@@ -58,6 +58,7 @@ class RingSelector(_BaseSelectorImpl):
         super().__init__()
         self._reactor = reactor
         self._tick = reactor.tick
+        self._pointer = reactor.pointer
         self._pool = reactor.pool
         # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
         # or drop them.
@@ -68,9 +69,8 @@ class RingSelector(_BaseSelectorImpl):
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
         self._ready: list[tuple[SelectorKey, int]] = []
-        # Events not handed out yet: not empty between turns only when a callback raised KeyboardInterrupt or
-        # SystemExit.
-        self._events: Iterator[Event] = iter(())
+        # Events that are still to be handed out because a callback let KeyboardInterrupt or SystemExit out.
+        self._events: Iterator[Event] | None = None
         # Called around each event in debug mode, to find slow callbacks.
         self.watch: Callable[[Callable[[Event], None], Event], None] | None = None
 
@@ -149,40 +149,52 @@ class RingSelector(_BaseSelectorImpl):
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are
         ready."""
-        self._hand_out()
+        return self.turn(-1 if timeout is None else min(max(int(timeout * NANOSECONDS), 0), TIMEOUT_MAX_NS))
+
+    def turn(self, timeout_ns: int) -> list[tuple[SelectorKey, int]]:
+        """`select` in nanoseconds; -1: no limit. One Python frame, for its cost is a good part of a request's."""
+        if self._events is not None:
+            self._hand_out(self._events)
         if self._fired:
             self._arm_fired()
-        count = self._tick(-1 if timeout is None else min(max(int(timeout * _NANOSECONDS), 0), _TIMEOUT_MAX_NS))
+        count = self._tick(self._pointer, timeout_ns)
         if count > 0:
-            values = iter(self._reactor.unpack_events(count))
-            self._events = zip(values, values, values, values, strict=True)
-            self._hand_out()
+            events = self._reactor.events(count)
+            if self.watch is not None:
+                self._hand_out(events)
+                return self._take_ready()
+            sinks, pool = self.sinks, self._pool
+            try:
+                for kind, token, start, stop in events:
+                    if kind:
+                        self._hand_out_other(kind, token, start, stop)
+                        continue
+                    try:  # EVENT_DATA is 0
+                        sinks[token](pool[start:stop])
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as exc:
+                        self.streams[token].on_receive_failed(exc)
+            except BaseException:
+                self._events = events
+                raise
         elif count < 0:
             raise_tick_error(count)
-        if not self._ready:
-            return []
+        return self._take_ready() if self._ready else _NOTHING_READY
+
+    def _take_ready(self) -> list[tuple[SelectorKey, int]]:
         ready, self._ready = self._ready, []
         return ready
 
-    def _hand_out(self) -> None:
-        # If a callback lets KeyboardInterrupt or SystemExit out, the iterator stands behind its event, and the next
-        # turn goes on from there.
-        if self.watch is not None:
-            for event in self._events:
+    def _hand_out(self, events: Iterator[Event]) -> None:
+        # The long way: what an exception left behind, and every event in debug mode.
+        self._events = events
+        for event in events:
+            if self.watch is not None:
                 self.watch(self._hand_out_one, event)
-            return
-        sinks, pool = self.sinks, self._pool
-        for event in self._events:
-            kind, token, start, stop = event
-            if kind == EVENT_DATA:
-                try:
-                    sinks[token](pool[start:stop])
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as exc:
-                    self.streams[token].on_receive_failed(exc)
             else:
-                self._hand_out_other(kind, token, start, stop)
+                self._hand_out_one(event)
+        self._events = None
 
     def _hand_out_one(self, event: Event) -> None:
         kind, token, start, stop = event
@@ -221,7 +233,7 @@ class RingSelector(_BaseSelectorImpl):
     def close(self) -> None:
         """Close the reactor and drop everything that is registered; transports that are still open say so as they
         go."""
-        for kind, _token, fd, _ in self._events:
+        for kind, _token, fd, _ in self._events or ():
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
         super().close()

@@ -143,11 +143,13 @@ static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_canc
 #define IORING_FEAT_NODROP (1U << 1)
 #define IORING_FEAT_SUBMIT_STABLE (1U << 2)
 #define IORING_FEAT_EXT_ARG (1U << 8)
+#define IORING_FEAT_NO_IOWAIT (1U << 17) /* 6.15 */
 
 /* io_uring_enter flags */
 #define IORING_ENTER_GETEVENTS (1U << 0)
 #define IORING_ENTER_EXT_ARG (1U << 3)
 #define IORING_ENTER_REGISTERED_RING (1U << 4)
+#define IORING_ENTER_NO_IOWAIT (1U << 7) /* 6.15 */
 
 /* SQ ring flags, written by the kernel */
 #define IORING_SQ_CQ_OVERFLOW (1U << 1)
@@ -182,6 +184,7 @@ enum io_uring_op {
 /* sqe->flags */
 #define IOSQE_FIXED_FILE (1U << 0)
 #define IOSQE_BUFFER_SELECT (1U << 5)
+#define IOSQE_CQE_SKIP_SUCCESS (1U << 6) /* 5.17 */
 
 /* sqe->ioprio for recv and accept */
 #define IORING_RECV_MULTISHOT (1U << 1)   /* 6.0 */

@@ -21,19 +21,22 @@ enum ul_event_kind {
 #define UL_EVENT_INTS 4
 #define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
 
-/* What a completion is for: the top half of user_data; the token of its owner is the bottom half. */
+/* What a completion is for: the top half of user_data; the token of its owner is the bottom half.
+ *
+ * Requests are of two kinds. Waiting ones (a receive, an accept, a send to a full socket) complete some time later, and are counted as in
+ * flight. Inline ones (most sends, slot updates, cancels) are over when the enter that submits them returns, and are silent: a CQE comes only
+ * if they failed (CQE_SKIP_SUCCESS). So one enter can submit them and sleep; with CQEs of their own they would end the sleep before it began.
+ */
 enum ul_request {
     UL_REQUEST_RECV,
-    UL_REQUEST_SEND,
+    UL_REQUEST_SEND_INLINE,
+    UL_REQUEST_SEND_WAITING,
     UL_REQUEST_SLOT_FILL,
     UL_REQUEST_SLOT_CLEAR,
-    UL_REQUEST_STREAM_CANCEL,
+    UL_REQUEST_CANCEL, /* of one request or of all; its token is 0 */
     UL_REQUEST_ACCEPT,
-    UL_REQUEST_ACCEPT_CANCEL,
     UL_REQUEST_OPERATION,
-    UL_REQUEST_OPERATION_CANCEL,
     UL_REQUEST_WAKE,
-    UL_REQUEST_CANCEL_ALL,
 };
 
 static inline uint64_t ul_user_data(enum ul_request request, int32_t token) { return (uint64_t)request << 32 | (uint32_t)token; }
@@ -49,7 +52,7 @@ struct ul_stats {
     uint64_t bytes_received;
     uint64_t sends;              /* send requests submitted */
     uint64_t sends_direct;       /* large writes taken by send(2) at once */
-    uint64_t sends_short;        /* completions that took less than offered */
+    uint64_t sends_short;        /* sends that took less than offered */
     uint64_t bytes_sent;
     uint64_t accepts;
     uint64_t accept_rearms;
@@ -62,7 +65,7 @@ struct ul_engine {
     struct ul_files files;
     struct ul_buffers buffers;
     struct ul_stats stats;
-    uint64_t in_flight; /* requests submitted or about to be, less their last completions */
+    uint64_t in_flight; /* waiting requests, submitted or about to be, less their last completions */
     int32_t *events;
     uint32_t event_count;
 };
@@ -76,20 +79,40 @@ static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, in
     event[3] = b;
 }
 
-/* A counted SQE for this owner, or NULL when memory is out. */
+static inline bool ul_request_waits(enum ul_request request) {
+    switch (request) {
+    case UL_REQUEST_RECV:
+    case UL_REQUEST_SEND_WAITING:
+    case UL_REQUEST_ACCEPT:
+    case UL_REQUEST_OPERATION:
+    case UL_REQUEST_WAKE:
+        return true;
+    case UL_REQUEST_SEND_INLINE:
+    case UL_REQUEST_SLOT_FILL:
+    case UL_REQUEST_SLOT_CLEAR:
+    case UL_REQUEST_CANCEL:
+        return false;
+    }
+    return false;
+}
+
+/* An SQE for this owner, or NULL when memory is out. */
 static inline struct io_uring_sqe *ul_request(struct ul_engine *engine, uint8_t opcode, enum ul_request request, int32_t token) {
     struct io_uring_sqe *sqe = ul_ring_sqe(&engine->ring);
     if (!sqe)
         return NULL;
     sqe->opcode = opcode;
     sqe->user_data = ul_user_data(request, token);
-    engine->in_flight++;
+    if (ul_request_waits(request))
+        engine->in_flight++;
+    else
+        sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
     return sqe;
 }
 
-/* Cancel the request with this user_data. Its own last completion still comes, with -ECANCELED or with what it had got by then. */
-static inline int ul_cancel(struct ul_engine *engine, uint64_t user_data, enum ul_request request, int32_t token) {
-    struct io_uring_sqe *sqe = ul_request(engine, IORING_OP_ASYNC_CANCEL, request, token);
+/* Cancel the waiting request with this user_data. Its own last completion still comes, with -ECANCELED or with what it had got by then. */
+static inline int ul_cancel(struct ul_engine *engine, uint64_t user_data) {
+    struct io_uring_sqe *sqe = ul_request(engine, IORING_OP_ASYNC_CANCEL, UL_REQUEST_CANCEL, 0);
     if (!sqe)
         return -ENOMEM;
     sqe->fd = -1;

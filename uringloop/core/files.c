@@ -39,16 +39,10 @@ void ul_files_give_back(struct ul_files *files, int slot) {
         files->free_slots[files->free_count++] = slot;
 }
 
-int ul_files_update(struct ul_files *files, struct ul_ring *ring, int slot, int fd, uint64_t user_data) {
-    struct io_uring_sqe *sqe = ul_ring_sqe(ring);
-    if (!sqe)
-        return -ENOMEM;
+void ul_files_prepare_update(struct ul_files *files, struct io_uring_sqe *sqe, int slot, int fd) {
     files->fds[slot] = fd;
-    sqe->opcode = IORING_OP_FILES_UPDATE;
     sqe->fd = -1;
     sqe->addr = (uint64_t)(uintptr_t)&files->fds[slot];
     sqe->len = 1;
     sqe->off = (uint64_t)slot;
-    sqe->user_data = user_data;
-    return 0;
 }

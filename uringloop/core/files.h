@@ -26,7 +26,7 @@ void ul_files_close(struct ul_files *files);
 int ul_files_take(struct ul_files *files);
 void ul_files_give_back(struct ul_files *files, int slot);
 
-/* Queue the request that puts `fd` into `slot` (-1: empties it). Its CQE carries `user_data`; 1 means done. 0 or -ENOMEM. */
-int ul_files_update(struct ul_files *files, struct ul_ring *ring, int slot, int fd, uint64_t user_data);
+/* Make this SQE the request that puts `fd` into `slot` (-1: empties it). */
+void ul_files_prepare_update(struct ul_files *files, struct io_uring_sqe *sqe, int slot, int fd);
 
 #endif

@@ -18,7 +18,6 @@ static int ul_listener_arm(struct ul_listeners *listeners, struct ul_listener *l
     sqe->fd = listener->fd;
     sqe->ioprio = IORING_ACCEPT_MULTISHOT;
     sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC; /* no address: a multishot accept would overwrite it at each connection */
-    listener->in_flight++;
     listener->state = UL_LISTENER_ARMED;
     return 0;
 }
@@ -42,20 +41,16 @@ int ul_listener_start(struct ul_listeners *listeners, int32_t token) {
     return listener->state == UL_LISTENER_IDLE ? ul_listener_arm(listeners, listener) : 0;
 }
 
-static void ul_listener_settle(struct ul_listeners *listeners, struct ul_listener *listener) {
-    if (listener->state == UL_LISTENER_CLOSING && listener->in_flight == 0)
-        ul_table_free(&listeners->table, listener);
-}
-
 int ul_listener_close(struct ul_listeners *listeners, int32_t token) {
     struct ul_listener *listener = ul_table_get(&listeners->table, token);
     if (!listener)
         return -ENOENT;
-    bool armed = listener->state == UL_LISTENER_ARMED;
-    listener->state = UL_LISTENER_CLOSING;
-    if (armed && ul_cancel(listeners->engine, ul_user_data(UL_REQUEST_ACCEPT, token), UL_REQUEST_ACCEPT_CANCEL, token) == 0)
-        listener->in_flight++;
-    ul_listener_settle(listeners, listener);
+    if (listener->state == UL_LISTENER_ARMED) {
+        listener->state = UL_LISTENER_CLOSING;
+        ul_cancel(listeners->engine, ul_user_data(UL_REQUEST_ACCEPT, token));
+    } else if (listener->state == UL_LISTENER_IDLE) {
+        ul_table_free(&listeners->table, listener);
+    }
     return 0;
 }
 
@@ -81,39 +76,37 @@ static bool ul_accept_goes_on_after(int error) {
     }
 }
 
-static void ul_listener_on_accept(struct ul_listeners *listeners, struct ul_listener *listener, const struct io_uring_cqe *cqe) {
-    struct ul_engine *engine = listeners->engine;
-    bool ended = !(cqe->flags & IORING_CQE_F_MORE);
-    if (listener->state == UL_LISTENER_CLOSING) {
-        if (cqe->res >= 0)
-            close(cqe->res);
-        return;
-    }
-    if (cqe->res >= 0) {
-        engine->stats.accepts++;
-        ul_emit(engine, UL_EVENT_ACCEPTED, listener->entry.token, cqe->res, 0);
-    } else if (!ul_accept_goes_on_after(-cqe->res)) {
-        listener->state = UL_LISTENER_IDLE;
-        ul_emit(engine, UL_EVENT_ACCEPTED, listener->entry.token, cqe->res, 0);
-        return;
-    }
-    if (ended) {
-        engine->stats.accept_rearms++;
-        ul_listener_arm(listeners, listener);
-    }
+static void ul_listener_stop(struct ul_listeners *listeners, struct ul_listener *listener, int error) {
+    listener->state = UL_LISTENER_IDLE;
+    ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, -error, 0);
 }
 
-void ul_listener_complete(struct ul_listeners *listeners, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe) {
-    struct ul_listener *listener = ul_table_get(&listeners->table, token);
-    if (!listener) {
-        listeners->engine->stats.stale_completions++;
-        if (request == UL_REQUEST_ACCEPT && cqe->res >= 0)
-            close(cqe->res);
+static void ul_listener_on_accept(struct ul_listeners *listeners, struct ul_listener *listener, const struct io_uring_cqe *cqe) {
+    if (cqe->res >= 0) {
+        listeners->engine->stats.accepts++;
+        ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, cqe->res, 0);
+    }
+    if (cqe->flags & IORING_CQE_F_MORE)
+        return;
+    if (cqe->res < 0 && !ul_accept_goes_on_after(-cqe->res)) {
+        ul_listener_stop(listeners, listener, -cqe->res);
         return;
     }
-    if (!(cqe->flags & IORING_CQE_F_MORE))
-        listener->in_flight--;
-    if (request == UL_REQUEST_ACCEPT)
+    listeners->engine->stats.accept_rearms++;
+    if (ul_listener_arm(listeners, listener) < 0 && cqe->res < 0)
+        ul_listener_stop(listeners, listener, ENOMEM);
+}
+
+void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const struct io_uring_cqe *cqe) {
+    struct ul_listener *listener = ul_table_get(&listeners->table, token);
+    if (listener && listener->state == UL_LISTENER_ARMED) {
         ul_listener_on_accept(listeners, listener, cqe);
-    ul_listener_settle(listeners, listener);
+        return;
+    }
+    if (cqe->res >= 0)
+        close(cqe->res);
+    if (!listener)
+        listeners->engine->stats.stale_completions++;
+    else if (listener->state == UL_LISTENER_CLOSING && !(cqe->flags & IORING_CQE_F_MORE))
+        ul_table_free(&listeners->table, listener);
 }

@@ -6,14 +6,13 @@
 
 enum ul_listener_state {
     UL_LISTENER_IDLE,    /* after an error that waiting may mend; the owner starts it again */
-    UL_LISTENER_ARMED,
-    UL_LISTENER_CLOSING, /* cancel on its way; connections that still come are closed */
+    UL_LISTENER_ARMED,   /* a multishot accept is in flight */
+    UL_LISTENER_CLOSING, /* so is its cancel; connections that still come are closed */
 };
 
 struct ul_listener {
     struct ul_entry entry;
     int fd;
-    uint32_t in_flight;
     uint8_t state;
 };
 
@@ -34,6 +33,6 @@ int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 int ul_listener_close(struct ul_listeners *listeners, int32_t token);
 
 /* For the reactor. */
-void ul_listener_complete(struct ul_listeners *listeners, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
+void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const struct io_uring_cqe *cqe);
 
 #endif

@@ -31,7 +31,7 @@ int ul_operation_cancel(struct ul_operations *operations, int32_t token) {
     if (operation->cancelling)
         return 0;
     operation->cancelling = true;
-    return ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token), UL_REQUEST_OPERATION_CANCEL, token);
+    return ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token));
 }
 
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe) {

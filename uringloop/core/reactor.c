@@ -8,6 +8,8 @@
 /* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
 #define UL_DRAIN_MS 1000
 #define UL_DRAIN_STEP_NS 10000000
+/* After that many enters of 20 completions each, what was found is handed to Python before more is fetched. */
+#define UL_CATCH_UP_ENTERS 4
 
 /* --- life -------------------------------------------------------------------------------------------------------------------------- */
 
@@ -68,6 +70,11 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
     return reactor;
 }
 
+/* Errors of an enter that mean no more than: reap, and come again. */
+static int ul_reactor_real_error(int error) {
+    return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN ? 0 : error;
+}
+
 static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
     struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_READ, UL_REQUEST_WAKE, 0);
     if (!sqe)
@@ -88,8 +95,8 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
         reactor->state = UL_REACTOR_ENABLED;
         ul_reactor_arm_wake(reactor);
     }
-    int error = ul_ring_submit(ring); /* -EEXIST shows here that the ring is another thread's */
-    if (error < 0 && error != -EBUSY && error != -EAGAIN)
+    int error = ul_reactor_real_error(ul_ring_enter(ring, 0, 0)); /* -EEXIST: the ring is another thread's */
+    if (error)
         return error;
     if (reactor->options.register_ring)
         ul_ring_register_self(ring); /* sixteen a thread at the most: without it everything works the same */
@@ -117,19 +124,18 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
     enum ul_request request = (enum ul_request)(cqe->user_data >> 32);
     int32_t token = (int32_t)(uint32_t)cqe->user_data;
     engine->stats.completions++;
-    if (!(cqe->flags & IORING_CQE_F_MORE))
+    if (ul_request_waits(request) && !(cqe->flags & IORING_CQE_F_MORE))
         engine->in_flight--;
     switch (request) {
     case UL_REQUEST_RECV:
-    case UL_REQUEST_SEND:
+    case UL_REQUEST_SEND_INLINE:
+    case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_SLOT_FILL:
     case UL_REQUEST_SLOT_CLEAR:
-    case UL_REQUEST_STREAM_CANCEL:
         ul_stream_complete(&reactor->streams, request, token, cqe);
         break;
     case UL_REQUEST_ACCEPT:
-    case UL_REQUEST_ACCEPT_CANCEL:
-        ul_listener_complete(&reactor->listeners, request, token, cqe);
+        ul_listener_complete(&reactor->listeners, token, cqe);
         break;
     case UL_REQUEST_OPERATION:
         ul_operation_complete(&reactor->operations, token, cqe);
@@ -141,15 +147,21 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         if (cqe->res != -ECANCELED)
             ul_reactor_arm_wake(reactor);
         break;
-    case UL_REQUEST_OPERATION_CANCEL:
-    case UL_REQUEST_CANCEL_ALL:
-        break; /* what they cancelled reports for itself */
+    case UL_REQUEST_CANCEL:
+        break; /* it came too late: what it was to cancel has reported for itself */
     }
+}
+
+/* True if every completion of what has been submitted is taken. */
+static bool ul_reactor_is_up_to_date(struct ul_reactor *reactor) {
+    struct ul_ring *ring = &reactor->engine.ring;
+    return ul_ring_unsubmitted(ring) == 0 && ul_ring_ready(ring) == 0 && !ul_ring_has_overflown(ring);
 }
 
 static void ul_reactor_reap(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     struct ul_ring *ring = &engine->ring;
+    bool all_submitted = ul_ring_unsubmitted(ring) == 0;
     uint32_t ready = ul_ring_ready(ring);
     uint32_t taken = 0;
     /* A completion makes one event at the most. */
@@ -157,25 +169,31 @@ static void ul_reactor_reap(struct ul_reactor *reactor) {
         ul_reactor_complete(reactor, &ring->cqes[(ring->cq_head + taken++) & ring->cq_mask]);
     if (taken)
         ul_ring_release_cqes(ring, taken);
+    /* Checked before the completions were handled: what they submit anew is not confirmed by this enter. */
+    if (all_submitted && taken == ready && !ul_ring_has_overflown(ring))
+        ul_streams_confirm(&reactor->streams);
     ul_streams_report_lost(&reactor->streams);
 }
 
-static int ul_reactor_submit(struct ul_reactor *reactor) {
-    int error = ul_ring_submit(&reactor->engine.ring);
-    /* Both mean that the kernel wants completions to be taken first, which is what happens next. */
-    return error == -EBUSY || error == -EAGAIN ? 0 : error;
-}
-
-static int ul_reactor_wait(struct ul_reactor *reactor, int64_t timeout_ns) {
-    int error = ul_ring_wait(&reactor->engine.ring, timeout_ns);
-    if (error < 0 && error != -ETIME && error != -EBUSY && error != -EAGAIN)
-        return error;
-    /* Since 6.13 a sleep hands over one completion only, however many are due; the second enter brings the others. */
-    return ul_ring_has_work(&reactor->engine.ring) ? ul_reactor_submit(reactor) : 0;
-}
-
 static bool ul_reactor_has_something_to_tell(const struct ul_reactor *reactor) {
-    return reactor->engine.event_count || reactor->woken;
+    return reactor->engine.event_count || reactor->woken || reactor->streams.lost.count;
+}
+
+static int ul_reactor_enter(struct ul_reactor *reactor, uint32_t min_complete, int64_t timeout_ns) {
+    int error = ul_ring_enter(&reactor->engine.ring, min_complete, timeout_ns);
+    ul_reactor_reap(reactor);
+    return ul_reactor_real_error(error);
+}
+
+/* Run the completions that are due (the kernel hands over 20 an enter since 6.13, and after a sleep just one), and confirm what must be. */
+static int ul_reactor_catch_up(struct ul_reactor *reactor) {
+    int error = 0;
+    for (int enters = 0; !error && enters < UL_CATCH_UP_ENTERS && reactor->engine.event_count < UL_EVENTS_MAX; enters++) {
+        if (!ul_ring_has_work(&reactor->engine.ring) && !reactor->streams.urgent)
+            break;
+        error = ul_reactor_enter(reactor, 0, 0);
+    }
+    return error;
 }
 
 int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
@@ -188,14 +206,15 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     ul_buffers_recycle(&engine->buffers);
     ul_streams_flush(&reactor->streams);
     int error = 0;
-    if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
-        error = ul_reactor_submit(reactor);
-    ul_reactor_reap(reactor);
-    if (!error && timeout_ns && !ul_reactor_has_something_to_tell(reactor)) {
-        error = ul_reactor_wait(reactor, timeout_ns);
+    if (timeout_ns && !reactor->streams.urgent && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
+        error = ul_reactor_enter(reactor, 1, timeout_ns);
+    else if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
+        error = ul_reactor_enter(reactor, 0, 0);
+    else
         ul_reactor_reap(reactor);
-    }
-    if (error < 0 && error != -EINTR && !ul_reactor_has_something_to_tell(reactor))
+    if (!error)
+        error = ul_reactor_catch_up(reactor);
+    if (error && !ul_reactor_has_something_to_tell(reactor))
         return error;
     return (int)engine->event_count;
 }
@@ -204,7 +223,9 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
     if (reactor->state != UL_REACTOR_ENABLED)
         return 0;
     ul_streams_flush(&reactor->streams);
-    return ul_ring_unsubmitted(&reactor->engine.ring) ? ul_reactor_submit(reactor) : 0;
+    if (!ul_ring_unsubmitted(&reactor->engine.ring))
+        return 0;
+    return ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
 }
 
 void ul_reactor_wake(struct ul_reactor *reactor) {
@@ -217,7 +238,7 @@ void ul_reactor_wake(struct ul_reactor *reactor) {
 /* --- the end ----------------------------------------------------------------------------------------------------------------------- */
 
 static void ul_reactor_cancel_everything(struct ul_reactor *reactor) {
-    struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_ASYNC_CANCEL, UL_REQUEST_CANCEL_ALL, 0);
+    struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_ASYNC_CANCEL, UL_REQUEST_CANCEL, 0);
     if (!sqe)
         return;
     sqe->fd = -1;
@@ -242,19 +263,17 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
         return true; /* nothing was ever submitted */
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
-    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
+    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
         engine->event_count = 0;
         ul_buffers_recycle(&engine->buffers);
-        int error = ul_reactor_submit(reactor);
-        ul_reactor_reap(reactor);
-        if (engine->in_flight == 0)
+        int error = ul_reactor_enter(reactor, 0, 0);
+        if (engine->in_flight == 0 && ul_reactor_is_up_to_date(reactor))
             return true;
-        if (error < 0 && error != -EINTR)
+        if (error)
             return false; /* not our thread, or not our ring */
-        if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
-            continue;
-        if (ul_ring_wait(&engine->ring, UL_DRAIN_STEP_NS) < 0)
-            waited_ms += UL_DRAIN_STEP_NS / 1000000;
+        engine->event_count = 0;
+        if (ul_reactor_enter(reactor, 1, UL_DRAIN_STEP_NS))
+            return false;
     }
     return false;
 }

@@ -8,10 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A submitting enter also runs the completions that are due. Since 6.13 it runs at most max(20, min_complete) of them, so we ask for
- * this many; together with a zero timeout that never waits for more. */
-#define UL_COMPLETION_BATCH 64U
-
 static long ul_errno(long result) { return result < 0 ? -errno : result; }
 
 static int ul_sys_setup(uint32_t entries, struct io_uring_params *params) {
@@ -203,10 +199,12 @@ static void ul_ring_unspill(struct ul_ring *ring) {
 
 size_t ul_ring_unsubmitted(const struct ul_ring *ring) { return ul_ring_queued(ring) + ring->spill_count; }
 
-static int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
     struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     struct io_uring_getevents_arg argument = {.ts = timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&ts};
     uint32_t flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    if (ring->features & IORING_FEAT_NO_IOWAIT)
+        flags |= IORING_ENTER_NO_IOWAIT; /* an idle server is idle, not waiting for a disk */
     int fd = ring->fd;
     if (ring->registered_index >= 0) {
         flags |= IORING_ENTER_REGISTERED_RING;
@@ -215,36 +213,34 @@ static int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t ti
     /* Release: the kernel must see the SQEs' contents before the tail that covers them. */
     atomic_store_explicit(ring->ksq_tail, ring->sq_tail, memory_order_release);
     ring->enters++;
-    return (int)ul_errno(syscall(UL_NR_io_uring_enter, fd, ul_ring_queued(ring), min_complete, flags, &argument, sizeof argument));
+    long result = syscall(UL_NR_io_uring_enter, fd, ul_ring_queued(ring), min_complete, flags, &argument, sizeof argument);
+    return result < 0 ? -errno : 0;
 }
 
-int ul_ring_submit(struct ul_ring *ring) {
-    do {
-        ul_ring_unspill(ring);
+int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+    ul_ring_unspill(ring);
+    while (ring->spill_count) {
         uint32_t before = ul_ring_queued(ring);
-        /* Sends and registrations complete while they are submitted, so asking for as many completions as there are requests is met
-         * without waiting; the zero timeout covers the case where it is not. */
-        uint32_t min_complete = before < UL_COMPLETION_BATCH ? before : UL_COMPLETION_BATCH;
-        int result = ul_ring_enter(ring, min_complete, 0);
-        if (result < 0 && result != -ETIME && result != -EINTR)
-            return result;
-        if (before && ul_ring_queued(ring) == before)
-            return 0; /* no progress, as when the CQ must be emptied first: the caller reaps and comes again */
-    } while (ring->spill_count);
-    return 0;
+        int error = ul_ring_enter_once(ring, 0, 0);
+        if (error < 0 && error != -EINTR)
+            return error;
+        if (ul_ring_queued(ring) == before)
+            return -EBUSY; /* the kernel takes no more before completions are reaped */
+        ul_ring_unspill(ring);
+    }
+    return ul_ring_enter_once(ring, min_complete, timeout_ns);
 }
 
-int ul_ring_wait(struct ul_ring *ring, int64_t timeout_ns) {
-    int result = ul_ring_enter(ring, 1, timeout_ns);
-    return result < 0 ? result : 0;
-}
-
-bool ul_ring_has_work(struct ul_ring *ring) {
+bool ul_ring_has_work(const struct ul_ring *ring) {
     /* Relaxed: a hint only; the enter that follows does the ordering. */
-    uint32_t flags = atomic_load_explicit(ring->ksq_flags, memory_order_relaxed);
-    if (flags & IORING_SQ_CQ_OVERFLOW)
-        ring->overflows++;
-    return flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return atomic_load_explicit(ring->ksq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+bool ul_ring_has_overflown(struct ul_ring *ring) {
+    /* Acquire: the flag is set before the enter that overflowed returns, and is read for what that enter submitted. */
+    bool overflown = atomic_load_explicit(ring->ksq_flags, memory_order_acquire) & IORING_SQ_CQ_OVERFLOW;
+    ring->overflows += overflown;
+    return overflown;
 }
 
 uint32_t ul_ring_ready(const struct ul_ring *ring) {

@@ -62,14 +62,15 @@ struct io_uring_sqe *ul_ring_sqe(struct ul_ring *ring);
 /* SQEs that wait for the next enter. */
 size_t ul_ring_unsubmitted(const struct ul_ring *ring);
 
-/* Submit everything and run the completions that are due. Never sleeps. 0 or -errno. */
-int ul_ring_submit(struct ul_ring *ring);
-
-/* Sleep until one completion is there, a signal comes (-EINTR) or `timeout_ns` nanoseconds are over (-ETIME); negative: no limit. */
-int ul_ring_wait(struct ul_ring *ring, int64_t timeout_ns);
+/* Submit everything, then sleep until `min_complete` completions are there (0: do not sleep), a signal comes or `timeout_ns` nanoseconds
+ * are over (negative: no limit). 0, -ETIME, -EINTR (which a submission can hide) or another -errno. */
+int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns);
 
 /* True if an enter would bring completions that are not yet in the CQ. */
-bool ul_ring_has_work(struct ul_ring *ring);
+bool ul_ring_has_work(const struct ul_ring *ring);
+
+/* True if the kernel holds completions for which the CQ had no room; an enter moves them there once it has. */
+bool ul_ring_has_overflown(struct ul_ring *ring);
 
 /* The CQEs that are there, to be read at cqes[(cq_head + i) & cq_mask] and then given back together. */
 uint32_t ul_ring_ready(const struct ul_ring *ring);

@@ -1,12 +1,15 @@
-/* A connected stream socket: one multishot recv armed, one send in flight, and the way to its end.
+/* A connected stream socket: one multishot recv armed, one send at a time, and the way to its end.
  *
- * Three small machines. They meet in one place, ul_stream_settle: a stream that is to end is reported LOST once its queue is sent or
- * dropped, its slot is empty and no request of it is in flight.
+ * Small machines, that meet in one place, ul_stream_settle: a stream that is to end is reported LOST once its queue is sent or dropped, its
+ * slot is empty and no request of it is in flight.
  *
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
  *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
- *   slot    NONE -> HELD -> CLEARING -> NONE; emptied in one batch with the last send
+ *   send    IDLE -> OFFERED (the socket takes it while it is submitted, or says how much it took) -> IDLE;
+ *           IDLE -> WAITING (for room in the socket) -> IDLE
+ *   slot    NONE -> HELD -> CLEARING -> NONE;  emptied in one batch with the last send
+ *   eof     NONE -> WANTED -> SENT
  */
 #ifndef UL_STREAM_H
 #define UL_STREAM_H
@@ -16,22 +19,24 @@
 
 enum ul_stream_life { UL_STREAM_OPEN, UL_STREAM_CLOSING, UL_STREAM_ABORTING, UL_STREAM_LOST };
 enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_ENDED };
+enum ul_send_state { UL_SEND_IDLE, UL_SEND_OFFERED, UL_SEND_WAITING };
 enum ul_slot_state { UL_SLOT_NONE, UL_SLOT_HELD, UL_SLOT_CLEARING };
-enum ul_eof_state { UL_EOF_NO, UL_EOF_WANTED, UL_EOF_SENT };
+enum ul_eof_state { UL_EOF_NONE, UL_EOF_WANTED, UL_EOF_SENT };
 
 struct ul_stream {
     struct ul_entry entry;
-    int fd;       /* the owner's; it must stay open until LOST */
-    int slot;     /* valid unless slot_state is NONE */
-    int error;    /* errno for LOST; valid in ABORTING */
-    uint32_t in_flight;
-    int64_t low_water; /* tell when the queue is at or below this; negative: do not */
-    uint8_t life, read_state, slot_state, eof_state;
+    int fd;             /* the owner's; it must stay open until LOST */
+    int slot;           /* valid unless slot_state is NONE */
+    int error;          /* errno for LOST; valid in ABORTING */
+    uint32_t in_flight; /* waiting requests */
+    int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
+    uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
+    uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
+    uint8_t life, read_state, send_state, slot_state, eof_state;
     bool read_wanted;
-    bool sending;
-    bool queued_for_flush;
-    bool awaits_owner; /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
-    uint8_t slot_retries; /* the kernel did not take the fd into its slot: how many requests made before that was known are made again */
+    bool to_flush, to_confirm; /* in the list of that name */
+    bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
+    uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
     struct ul_sendqueue queue;
     struct ul_gather *gather; /* made at the first send of several segments; read by the kernel until submit */
 };
@@ -40,8 +45,12 @@ struct ul_streams {
     struct ul_engine *engine;
     struct ul_table table;
     struct ul_blocks blocks;
-    /* Work for the next flush, by token; tokens gone stale are skipped. */
-    struct ul_token_list to_send, starved, lost;
+    /* By token; tokens gone stale are skipped. A stream stands once at the most in each but `starved`. */
+    struct ul_token_list to_flush;   /* has something to send at the end of the turn */
+    struct ul_token_list to_confirm; /* has inline requests submitted or about to be */
+    struct ul_token_list starved;    /* waits for a buffer */
+    struct ul_token_list lost;       /* over, but not reported yet */
+    bool urgent; /* what the next enter confirms will have something to tell: do not sleep in it */
 };
 
 void ul_streams_init(struct ul_streams *streams, struct ul_engine *engine);
@@ -58,9 +67,11 @@ int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
+
+/* Ask to be told DRAINED once the queue is at or below so many bytes; negative: no more. */
 int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);
 
-/* Shut the sending side down once the queue is empty. */
+/* Shut the sending side down once the queue is empty. 0, or -errno of a shutdown(2) done at once. */
 int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 
 /* End it: after what is queued, or at once with `error` as the reason. LOST follows, never before the next tick. An owner that hears DRAINED
@@ -68,9 +79,11 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 
-/* For the reactor: submit what is due; report what is over; take a completion. */
+/* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
+ * what is over. */
 void ul_streams_flush(struct ul_streams *streams);
-void ul_streams_report_lost(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
+void ul_streams_confirm(struct ul_streams *streams);
+void ul_streams_report_lost(struct ul_streams *streams);
 
 #endif

@@ -87,12 +87,13 @@ class StreamTransport(FlowControl):
         self._empty_waiter: asyncio.Future[None] | None = None
         self._selector = loop._selector
         self._reactor = loop._reactor
-        self._stream_write = self._reactor.stream_write
+        self._stream_write, self._streams = self._reactor.stream_write, self._reactor.streams
         self._token = self._reactor.stream_open(self._sock_fd)
         self._selector.streams[self._token] = self
         self._selector.sinks[self._token] = self._park
         self._sock = sock
         self._life = Life.OPEN
+        self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
         self.set_protocol(protocol)
         self._server = server
         if server is not None:
@@ -255,17 +256,16 @@ class StreamTransport(FlowControl):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if type(data) is not bytes:
             data = _copy(data)
-        usual = self._life is Life.OPEN and not self._eof_written and self._empty_waiter is None
-        if not usual and self._refuses_write():
+        if not self._writable and self._refuses_write():
             return
         length = len(data)
         if length < PIN_BYTES:
             if not length:
                 return
-            queued = self._stream_write(self._token, data, length, False)
+            queued = self._stream_write(self._streams, self._token, data, length, False)
         else:
             pinned = pin(data)
-            queued = self._stream_write(self._token, pinned, length, True)
+            queued = self._stream_write(self._streams, self._token, pinned, length, True)
             if queued > 0:
                 self._pinned.append(pinned)
         if queued > self._high_water:
@@ -331,6 +331,7 @@ class StreamTransport(FlowControl):
         if self._empty_waiter is not None:
             raise RuntimeError("unable to write; sendfile is in progress")
         self._eof_written = True
+        self._writable = False
         error = self._reactor.stream_write_eof(self._token)
         if error < 0:
             raise OSError(-error, os.strerror(-error))
@@ -340,6 +341,7 @@ class StreamTransport(FlowControl):
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
         self._empty_waiter = self._loop.create_future()
+        self._writable = False
         if self.get_write_buffer_size() == 0:
             self._empty_waiter.set_result(None)
         else:
@@ -348,6 +350,7 @@ class StreamTransport(FlowControl):
 
     def _reset_empty_waiter(self) -> None:
         self._empty_waiter = None
+        self._writable = self._life is Life.OPEN and not self._eof_written
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -355,6 +358,7 @@ class StreamTransport(FlowControl):
         if self._life is not Life.OPEN:
             return
         self._life = Life.CLOSING
+        self._writable = False
         self._stop_receiving()
         self._reactor.stream_close(self._token)
 
@@ -379,6 +383,7 @@ class StreamTransport(FlowControl):
         if self._life in (Life.ABORTED, Life.LOST):
             return
         self._life = Life.ABORTED
+        self._writable = False
         self._lost_because = exc
         self._stop_receiving()
         self._reactor.stream_abort(self._token, 0)
@@ -391,6 +396,7 @@ class StreamTransport(FlowControl):
             if self._loop.get_debug():
                 logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
         self._life = Life.LOST
+        self._writable = False
         self._pinned.clear()
         self._parked.clear()
         if self._empty_waiter is not None and not self._empty_waiter.done():

@@ -1,0 +1,28 @@
+/* What the three files of the stream engine share: stream.c (life), stream_receive.c, stream_send.c. */
+#ifndef UL_STREAM_PARTS_H
+#define UL_STREAM_PARTS_H
+
+#include "stream.h"
+
+/* An SQE on the stream's file, by its slot if it holds one; counted if it waits, listed for confirmation if it is inline. */
+struct io_uring_sqe *ul_stream_request(struct ul_streams *streams, struct ul_stream *stream, uint8_t opcode, enum ul_request request);
+
+/* True if this request failed only because it was made on a slot that the kernel then refused to fill. */
+bool ul_stream_forgives(struct ul_stream *stream, int32_t result);
+
+/* End with this errno, dropping what is queued. */
+void ul_stream_fail(struct ul_streams *streams, struct ul_stream *stream, int error);
+
+void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream);
+
+/* stream_receive.c */
+void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest);
+void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, const struct io_uring_cqe *cqe, struct ul_span span);
+void ul_streams_feed_starved(struct ul_streams *streams);
+
+/* stream_send.c */
+void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream);
+void ul_stream_on_send(struct ul_streams *streams, struct ul_stream *stream, int32_t result);
+void ul_stream_confirm_send(struct ul_streams *streams, struct ul_stream *stream);
+
+#endif

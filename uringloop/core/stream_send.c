@@ -1,0 +1,193 @@
+/* Sending: one request at a time, made of all that is queued at the end of the turn.
+ *
+ * Facts: a send request on a socket with room is done while it is submitted. With MSG_DONTWAIT it never waits, and with MSG_WAITALL a send
+ * that took less than it was offered counts as failed; so with CQE_SKIP_SUCCESS a CQE comes for just those that were short.
+ * So: a send is first offered that way. No CQE means that it is done when the enter returns, and its memory is free. What the socket did not
+ * take is sent by a request that waits for room and has a CQE of its own.
+ * Cost: a full socket takes two requests where one would do.
+ */
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "stream_parts.h"
+
+/* A write of this many bytes or more to an idle stream is offered to the socket at once: the system call is small beside the copy, the
+ * bytes are still in the cache, and what the socket takes need not be pinned. */
+#define UL_DIRECT_SEND_BYTES (32U * 1024U)
+/* One send request offers no more than this; the kernel would cut it at 2 GiB anyway. */
+#define UL_SEND_BYTES_MAX (1U << 30)
+
+struct ul_gather {
+    struct msghdr message;
+    struct iovec iov[UL_GATHER_MAX];
+};
+
+static uint64_t ul_stream_fill_gather(struct ul_stream *stream, struct io_uring_sqe *sqe) {
+    struct ul_gather *gather = stream->gather;
+    uint64_t bytes = 0;
+    int count = ul_sendqueue_gather(&stream->queue, gather->iov);
+    for (int i = 0; i < count; i++)
+        bytes += gather->iov[i].iov_len;
+    gather->message = (struct msghdr){.msg_iov = gather->iov, .msg_iovlen = (size_t)count};
+    sqe->addr = (uint64_t)(uintptr_t)&gather->message;
+    sqe->len = 1;
+    return bytes;
+}
+
+static uint64_t ul_stream_fill_single(struct ul_stream *stream, struct io_uring_sqe *sqe) {
+    const struct ul_segment *first = stream->queue.first;
+    sqe->addr = (uint64_t)(uintptr_t)first->data;
+    sqe->len = first->length < UL_SEND_BYTES_MAX ? (uint32_t)first->length : UL_SEND_BYTES_MAX;
+    return sqe->len;
+}
+
+static void ul_stream_submit_send(struct ul_streams *streams, struct ul_stream *stream, enum ul_request request) {
+    bool several = stream->queue.first->next != NULL;
+    if (several && !stream->gather)
+        stream->gather = malloc(sizeof *stream->gather);
+    bool gathered = several && stream->gather;
+    struct io_uring_sqe *sqe = ul_stream_request(streams, stream, gathered ? IORING_OP_SENDMSG : IORING_OP_SEND, request);
+    if (!sqe) {
+        ul_stream_fail(streams, stream, ENOMEM);
+        return;
+    }
+    stream->offered = (gathered ? ul_stream_fill_gather : ul_stream_fill_single)(stream, sqe);
+    stream->send_state = UL_SEND_WAITING;
+    if (request == UL_REQUEST_SEND_INLINE) {
+        sqe->op_flags = MSG_DONTWAIT | MSG_WAITALL;
+        stream->send_state = UL_SEND_OFFERED;
+    }
+    streams->engine->stats.sends++;
+    if (stream->life == UL_STREAM_CLOSING)
+        ul_stream_leave_slot(streams, stream);
+}
+
+/* True if the end of this send matters to more than its memory. */
+static bool ul_stream_send_is_awaited(const struct ul_stream *stream) {
+    return stream->life != UL_STREAM_OPEN || stream->low_water >= 0 || stream->eof_state == UL_EOF_WANTED ||
+           stream->queue.first->pinned || stream->queue.bytes > stream->offered;
+}
+
+void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream) {
+    bool may = stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING;
+    if (!may || stream->send_state != UL_SEND_IDLE || !stream->queue.first)
+        return;
+    ul_stream_submit_send(streams, stream, UL_REQUEST_SEND_INLINE);
+    if (stream->send_state == UL_SEND_OFFERED && ul_stream_send_is_awaited(stream))
+        streams->urgent = true;
+}
+
+static int ul_stream_finish_eof(struct ul_stream *stream) {
+    if (stream->eof_state != UL_EOF_WANTED || stream->queue.bytes)
+        return 0;
+    stream->eof_state = UL_EOF_SENT;
+    return shutdown(stream->fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
+int ul_stream_write_eof(struct ul_streams *streams, int32_t token) {
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream)
+        return -ENOENT;
+    if (stream->life != UL_STREAM_OPEN || stream->eof_state != UL_EOF_NONE)
+        return 0;
+    stream->eof_state = UL_EOF_WANTED;
+    return ul_stream_finish_eof(stream);
+}
+
+/* Offer a large write to the socket now. The bytes taken, or 0 where only the usual way is open. */
+static size_t ul_stream_send_direct(struct ul_streams *streams, struct ul_stream *stream, const char *data, size_t length) {
+    ssize_t sent = send(stream->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        return 0; /* a real error comes back from the send request that follows */
+    streams->engine->stats.sends_direct++;
+    streams->engine->stats.bytes_sent += (uint64_t)sent;
+    return (size_t)sent;
+}
+
+int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin) {
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream)
+        return -ENOENT;
+    if (stream->life != UL_STREAM_OPEN && stream->life != UL_STREAM_CLOSING)
+        return 0;
+    if (length >= UL_DIRECT_SEND_BYTES && stream->queue.bytes == 0) {
+        size_t sent = ul_stream_send_direct(streams, stream, data, length);
+        if (sent == length)
+            return 0;
+        data += sent;
+        length -= sent;
+    }
+    int error = pin ? ul_sendqueue_pin(&stream->queue, data, length) : ul_sendqueue_copy(&stream->queue, &streams->blocks, data, length);
+    if (error < 0)
+        return error;
+    if (stream->send_state == UL_SEND_IDLE && !stream->to_flush) {
+        stream->to_flush = true;
+        ul_token_list_push(&streams->to_flush, token);
+    }
+    return (int64_t)stream->queue.bytes;
+}
+
+int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token) {
+    const struct ul_stream *stream = ul_table_get(&streams->table, token);
+    return stream ? (int64_t)stream->queue.bytes : 0;
+}
+
+int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes) {
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream)
+        return -ENOENT;
+    stream->low_water = bytes;
+    return 0;
+}
+
+static void ul_stream_report_drained(struct ul_streams *streams, struct ul_stream *stream, int released) {
+    bool low = stream->low_water >= 0 && stream->queue.bytes <= (uint64_t)stream->low_water;
+    if (!low && !released)
+        return;
+    if (low) {
+        stream->low_water = -1;
+        stream->awaits_owner = stream->life == UL_STREAM_CLOSING;
+    }
+    uint64_t left = stream->queue.bytes;
+    ul_emit(streams->engine, UL_EVENT_DRAINED, stream->entry.token, left < INT32_MAX ? (int32_t)left : INT32_MAX, released);
+}
+
+static void ul_stream_sent(struct ul_streams *streams, struct ul_stream *stream, uint64_t bytes) {
+    streams->engine->stats.bytes_sent += bytes;
+    int released = ul_sendqueue_advance(&stream->queue, &streams->blocks, bytes);
+    ul_stream_report_drained(streams, stream, released);
+    ul_stream_finish_eof(stream);
+}
+
+/* A send that waited is over, or one that was offered was not taken whole. */
+void ul_stream_on_send(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
+    stream->send_state = UL_SEND_IDLE;
+    if (stream->life == UL_STREAM_ABORTING) {
+        ul_sendqueue_clear(&stream->queue, &streams->blocks);
+        return;
+    }
+    bool again = result >= 0 || result == -EINTR || result == -EAGAIN || ul_stream_forgives(stream, result);
+    if (!again) {
+        ul_stream_fail(streams, stream, -result);
+        return;
+    }
+    if (result > 0)
+        ul_stream_sent(streams, stream, (uint64_t)result);
+    if (stream->queue.bytes) {
+        streams->engine->stats.sends_short++;
+        ul_stream_submit_send(streams, stream, UL_REQUEST_SEND_WAITING);
+    }
+}
+
+/* The send that was offered was taken whole, if there was one and on_send has not heard otherwise. */
+void ul_stream_confirm_send(struct ul_streams *streams, struct ul_stream *stream) {
+    if (stream->send_state != UL_SEND_OFFERED)
+        return;
+    stream->send_state = UL_SEND_IDLE;
+    if (stream->life == UL_STREAM_ABORTING) {
+        ul_sendqueue_clear(&stream->queue, &streams->blocks);
+        return;
+    }
+    ul_stream_sent(streams, stream, stream->offered);
+    ul_stream_send(streams, stream);
+}
