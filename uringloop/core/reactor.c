@@ -189,6 +189,7 @@ static int ul_reactor_enter(struct ul_reactor *reactor, uint32_t min_complete, i
 static int ul_reactor_catch_up(struct ul_reactor *reactor) {
     int error = 0;
     for (int enters = 0; !error && enters < UL_CATCH_UP_ENTERS && reactor->engine.event_count < UL_EVENTS_MAX; enters++) {
+        ul_streams_feed_starved(&reactor->streams);
         if (!ul_ring_has_work(&reactor->engine.ring) && !reactor->streams.urgent)
             break;
         error = ul_reactor_enter(reactor, 0, 0);

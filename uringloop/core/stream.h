@@ -50,7 +50,7 @@ struct ul_streams {
     struct ul_token_list to_confirm; /* has inline requests submitted or about to be */
     struct ul_token_list starved;    /* waits for a buffer */
     struct ul_token_list lost;       /* over, but not reported yet */
-    bool urgent; /* what the next enter confirms will have something to tell: do not sleep in it */
+    bool urgent; /* the next enter must not sleep: what it confirms has something to tell, or streams starve while there are buffers */
 };
 
 void ul_streams_init(struct ul_streams *streams, struct ul_engine *engine);
@@ -82,6 +82,7 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
  * what is over. */
 void ul_streams_flush(struct ul_streams *streams);
+void ul_streams_feed_starved(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_streams_confirm(struct ul_streams *streams);
 void ul_streams_report_lost(struct ul_streams *streams);

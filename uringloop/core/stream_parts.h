@@ -18,7 +18,6 @@ void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream);
 /* stream_receive.c */
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest);
 void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, const struct io_uring_cqe *cqe, struct ul_span span);
-void ul_streams_feed_starved(struct ul_streams *streams);
 
 /* stream_send.c */
 void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream);

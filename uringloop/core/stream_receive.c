@@ -1,6 +1,9 @@
 /* Receiving: one multishot recv per stream, armed again whenever it ends, fed from the provided buffers. */
 #include "stream_parts.h"
 
+/* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
+#define UL_ARMS_PER_INCREMENTAL_BUFFER 8
+
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest) {
     stream->read_wanted = false;
     if (stream->read_state == UL_READ_ARMED) {
@@ -82,8 +85,11 @@ void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, con
 }
 
 void ul_streams_feed_starved(struct ul_streams *streams) {
-    /* No more than there are buffers: an arm that finds none ends at once and would only come back here. */
-    uint32_t budget = streams->engine->buffers.kernel_count;
+    /* No more than there are buffers: an arm that finds none ends at once and would only come back here. One that finds no bytes leaves its
+     * buffer to the others, so while any are left over there may be some with bytes, and the loop must not sleep. */
+    const struct ul_buffers *buffers = &streams->engine->buffers;
+    uint32_t budget = buffers->kernel_count * (buffers->incremental ? UL_ARMS_PER_INCREMENTAL_BUFFER : 1);
+    bool any = budget > 0;
     int32_t token;
     while (budget && ul_token_list_pop(&streams->starved, &token)) {
         struct ul_stream *stream = ul_table_get(&streams->table, token);
@@ -92,4 +98,6 @@ void ul_streams_feed_starved(struct ul_streams *streams) {
         ul_stream_arm_again(streams, stream);
         budget--;
     }
+    if (any && streams->starved.count)
+        streams->urgent = true;
 }

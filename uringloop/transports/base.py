@@ -6,8 +6,6 @@ import asyncio
 import contextvars
 import socket
 from asyncio import transports
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 
@@ -49,35 +47,22 @@ def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
     return not isinstance(protocol, asyncio.Protocol) and hasattr(protocol, "get_buffer")
 
 
-def make_sink(protocol: Any, context: contextvars.Context) -> Callable[[bytes], object]:
-    """A call that gives received bytes to the protocol in its context. For a plain Protocol there is no Python frame
-    in between."""
-    run: Callable[..., object] = context.run
-    if is_buffered(protocol):
-        return partial(run, _fill_buffers, protocol)
-    return partial(run, protocol.data_received)
-
-
-def _fill_buffers(protocol: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            buffer = protocol.get_buffer(len(view))
-            if not len(buffer):
-                raise RuntimeError("get_buffer() returned an empty buffer")
-            count = min(len(buffer), len(view))
-            buffer[:count] = view[:count]
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            raise ProtocolError("get_buffer") from exc
-        try:
-            protocol.buffer_updated(count)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            raise ProtocolError("buffer_updated") from exc
-        view = view[count:]
+def fill_buffer(protocol: Any, data: memoryview) -> int:
+    """Give a BufferedProtocol the first of these bytes, in the buffer that it hands out; how many it took."""
+    method = "get_buffer"
+    try:
+        buffer = protocol.get_buffer(len(data))
+        if not len(buffer):
+            raise RuntimeError("get_buffer() returned an empty buffer")
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        method = "buffer_updated"
+        protocol.buffer_updated(count)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        raise ProtocolError(method) from exc
+    return count
 
 
 def set_nodelay(sock: socket.socket) -> None:

@@ -23,11 +23,12 @@ from asyncio import trsock
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uringloop import compat
 from uringloop.reactor import pin
-from uringloop.transports.base import FlowControl, ProtocolError, is_buffered, make_sink
+from uringloop.transports.base import FlowControl, ProtocolError, fill_buffer, is_buffered
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -137,7 +138,10 @@ class StreamTransport(FlowControl):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        self._sink = make_sink(protocol, self._context)
+        self._sink: Callable[[bytes], object] = self._fill_buffers
+        if not is_buffered(protocol):
+            # No Python frame of ours in between.
+            self._sink = partial(self._context.run, protocol.data_received)  # type: ignore[attr-defined]
         if self._selector.sinks.get(self._token) != self._park and self._life is Life.OPEN:
             self._selector.sinks[self._token] = self._sink
 
@@ -197,6 +201,22 @@ class StreamTransport(FlowControl):
         if self._receive_stopped:
             self._receive_stopped = False
             self._reactor.stream_read(self._token, True)
+
+    def _fill_buffers(self, data: bytes) -> None:
+        protocol, rest = self._protocol, memoryview(data)
+        while rest:
+            rest = rest[self._context.run(fill_buffer, protocol, rest) :]
+            if self._protocol is not protocol or not self.is_reading():
+                break
+        if rest and self._life is Life.OPEN:
+            self._return(bytes(rest))
+
+    def _return(self, data: bytes) -> None:
+        # The protocol paused reading, or another took its place, in the middle of what had arrived.
+        if self.is_reading():
+            self._sink(data)
+        else:
+            self._parked.appendleft(data)
 
     def _park(self, data: bytes) -> None:
         # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
@@ -433,6 +453,3 @@ def _copy(data: Any) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
     return bytes(data)
-
-
-__all__ = ["Life", "Reading", "StreamTransport", "is_buffered"]
