@@ -11,7 +11,9 @@ import asyncio
 import contextvars
 import heapq
 import math
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
@@ -42,6 +44,9 @@ class Loop(asyncio.SelectorEventLoop):
     _timer_cancelled_count: int
     _clock_resolution: float
     _transports: Any
+    _signal_handlers: dict[int, asyncio.Handle]
+    _ssock: socket.socket
+    _csock: socket.socket
     _selector: RingSelector
 
     def __init__(
@@ -73,10 +78,24 @@ class Loop(asyncio.SelectorEventLoop):
         self._check_closed()  # type: ignore[attr-defined]
         self._check_running()  # type: ignore[attr-defined]
         self._reactor.begin()
+        watching = self._watch_signals()
         try:
             super().run_forever()
         finally:
+            if watching and not self._signal_handlers:
+                signal.set_wakeup_fd(-1)
             self._reactor.end()
+
+    def _watch_signals(self) -> bool:
+        """Let every signal end the sleep of the loop, as on uvloop: one that comes just before the sleep begins would
+        otherwise not be seen before something else happens. True if that is for us to undo."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        theirs = signal.set_wakeup_fd(self._csock.fileno())
+        if theirs == -1:
+            return True
+        signal.set_wakeup_fd(theirs)  # the application's own
+        return False
 
     def close(self) -> None:
         if self.is_running():
@@ -267,7 +286,7 @@ class Loop(asyncio.SelectorEventLoop):
 
     def _own_polls(self) -> int:
         # The poll on the socket pair that signals come through is the loop's own, not its user's.
-        return int(self._selector.is_armed(self._ssock.fileno()))  # type: ignore[attr-defined]
+        return int(self._selector.is_armed(self._ssock.fileno()))
 
 
 def choose_options(*, entries: int | None, buffers: int | None, buffer_size: int | None, files: int | None) -> Options:
