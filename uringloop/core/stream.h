@@ -28,6 +28,7 @@ struct ul_stream {
     int fd;             /* the owner's; it must stay open until LOST */
     int slot;           /* valid unless slot_state is NONE */
     int error;          /* errno for LOST; valid in ABORTING */
+    int receive_error;  /* errno that ended a receive while none was wanted, or 0 */
     uint32_t in_flight; /* waiting requests */
     int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */

@@ -38,7 +38,9 @@ int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted) {
         return 0;
     }
     stream->read_wanted = true;
-    if (stream->read_state == UL_READ_IDLE)
+    if (stream->receive_error)
+        ul_stream_fail(streams, stream, stream->receive_error);
+    else if (stream->read_state == UL_READ_IDLE)
         ul_stream_arm(streams, stream);
     return 0;
 }
@@ -67,8 +69,10 @@ static void ul_stream_on_recv_end(struct ul_streams *streams, struct ul_stream *
     } else if (result == -ENOBUFS || again) {
         if (stream->read_wanted)
             (again ? ul_stream_arm_again : ul_stream_starve)(streams, stream);
-    } else {
+    } else if (stream->read_wanted) {
         ul_stream_fail(streams, stream, -result);
+    } else {
+        stream->receive_error = -result; /* an owner that does not read hears of it when it reads again, as on asyncio */
     }
 }
 

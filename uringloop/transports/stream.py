@@ -222,6 +222,9 @@ class StreamTransport(FlowControl):
         # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
         # then cost nothing.
         self._parked.append(data)
+        self._stop_core()
+
+    def _stop_core(self) -> None:
         if not self._receive_stopped:
             self._receive_stopped = True
             self._reactor.stream_read(self._token, False)
@@ -357,9 +360,12 @@ class StreamTransport(FlowControl):
             raise OSError(-error, os.strerror(-error))
 
     def _make_empty_waiter(self) -> asyncio.Future[None]:
-        # asyncio's sendfile waits with this until what was written before it is sent.
+        # asyncio's sendfile, which has paused reading, waits with this until what was written before it is sent. Until
+        # it is done the socket is not to be lost to an error of a receive that is still armed.
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
+        if self._reading is Reading.PAUSED:
+            self._stop_core()
         self._empty_waiter = self._loop.create_future()
         self._writable = False
         if self.get_write_buffer_size() == 0:
