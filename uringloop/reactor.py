@@ -27,6 +27,7 @@ EVENT_EOF: Final[int] = _lib.UL_EVENT_EOF
 EVENT_LOST: Final[int] = _lib.UL_EVENT_LOST
 EVENT_DRAINED: Final[int] = _lib.UL_EVENT_DRAINED
 EVENT_DONE: Final[int] = _lib.UL_EVENT_DONE
+EVENT_READABLE: Final[int] = _lib.UL_EVENT_READABLE
 _EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
 # Kind, token, and two values.
 Event = tuple[int, int, int, int]
@@ -145,6 +146,10 @@ class Reactor:
         self.wake: Callable[[], None] = partial(_lib.ul_reactor_wake, pointer)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
+        # What `stream_receive` fills.
+        self.bulk_buffer: Pool = _ffi.buffer(_lib.ul_reactor_bulk_buffer(pointer), _lib.UL_BULK_BUFFER_BYTES)
+        # token -> bytes received, 0 at the end of the stream, or -errno
+        self.stream_receive: Callable[[int], int] = partial(_lib.ul_stream_receive, streams)
         # token, wanted
         self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
         # token, bytes

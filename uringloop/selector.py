@@ -27,6 +27,7 @@ from uringloop.reactor import (
     EVENT_DRAINED,
     EVENT_EOF,
     EVENT_LOST,
+    EVENT_READABLE,
     Event,
     raise_tick_error,
 )
@@ -43,6 +44,7 @@ _NOTHING_READY: list[tuple[SelectorKey, int]] = []
 class StreamOwner(Protocol):
     """What a stream's events call; the transport."""
 
+    def on_readable(self) -> None: ...
     def on_eof(self) -> None: ...
     def on_lost(self, error: int) -> None: ...
     def on_drained(self, left: int, released: int) -> None: ...
@@ -211,6 +213,8 @@ class RingSelector(_BaseSelectorImpl):
     def _hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         if kind == EVENT_DONE:
             self._on_poll(token, a)
+        elif kind == EVENT_READABLE:
+            self.streams[token].on_readable()
         elif kind == EVENT_DRAINED:
             self.streams[token].on_drained(a, b)
         elif kind == EVENT_ACCEPTED:

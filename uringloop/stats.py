@@ -28,6 +28,7 @@ class Stats:
     receive_arms: int
     receive_rearms: int  # arms after a multishot receive had ended by itself
     receive_starved: int  # receives that ended because the buffer pool was empty
+    receives_bulk: int  # of streams with large messages, which take a system call each
     bytes_received: int
     buffers: int
     buffer_size: int
@@ -69,6 +70,7 @@ class Stats:
             receive_arms=stats.receive_arms,
             receive_rearms=stats.receive_rearms,
             receive_starved=stats.receive_starved,
+            receives_bulk=stats.receives_bulk,
             bytes_received=stats.bytes_received,
             buffers=report.buffer_count,
             buffer_size=report.buffer_size,

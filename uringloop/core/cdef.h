@@ -7,9 +7,11 @@ enum ul_event_kind {
     UL_EVENT_LOST,
     UL_EVENT_DRAINED,
     UL_EVENT_DONE,
+    UL_EVENT_READABLE,
     ...
 };
 #define UL_EVENTS_MAX ...
+#define UL_BULK_BUFFER_BYTES ...
 
 #define IORING_OP_POLL_ADD ...
 #define IORING_SETUP_SINGLE_ISSUER ...
@@ -28,7 +30,7 @@ struct ul_options {
 
 struct ul_stats {
     uint64_t ticks, completions;
-    uint64_t receives, receive_arms, receive_rearms, receive_starved, bytes_received;
+    uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received;
     uint64_t sends, sends_direct, sends_short, bytes_sent;
     uint64_t accepts, accept_rearms;
     uint64_t fixed_file_fallbacks, stale_completions;
@@ -65,9 +67,11 @@ struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
+char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
 
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
+int ul_stream_receive(struct ul_streams *streams, int32_t token);
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
 int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);

@@ -17,6 +17,7 @@ enum ul_event_kind {
     UL_EVENT_LOST = 3,     /* stream; errno or 0, 0: all its requests are done, its slot is empty, its token is void */
     UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */
     UL_EVENT_DONE = 5,     /* operation; result or -errno, cqe flags: its token is void */
+    UL_EVENT_READABLE = 6, /* stream; 0, 0: a bulk stream has bytes to take with ul_stream_receive */
 };
 #define UL_EVENT_INTS 4
 #define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
@@ -29,6 +30,7 @@ enum ul_event_kind {
  */
 enum ul_request {
     UL_REQUEST_RECV,
+    UL_REQUEST_READABLE,
     UL_REQUEST_SEND_INLINE,
     UL_REQUEST_SEND_WAITING,
     UL_REQUEST_SLOT_FILL,
@@ -49,6 +51,7 @@ struct ul_stats {
     uint64_t receive_arms;       /* multishot receives submitted */
     uint64_t receive_rearms;     /* of them, those after one had ended by itself */
     uint64_t receive_starved;    /* ENOBUFS: the buffer pool was empty */
+    uint64_t receives_bulk;      /* receives of bulk streams, by recv(2) */
     uint64_t bytes_received;
     uint64_t sends;              /* send requests submitted */
     uint64_t sends_direct;       /* large writes taken by send(2) at once */
@@ -66,6 +69,7 @@ struct ul_engine {
     struct ul_buffers buffers;
     struct ul_stats stats;
     uint64_t in_flight; /* waiting requests, submitted or about to be, less their last completions */
+    char *bulk_buffer; /* UL_BULK_BUFFER_BYTES, shared by all bulk streams; its bytes are Python's before the next receive */
     int32_t *events;
     uint32_t event_count;
 };
@@ -82,6 +86,7 @@ static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, in
 static inline bool ul_request_waits(enum ul_request request) {
     switch (request) {
     case UL_REQUEST_RECV:
+    case UL_REQUEST_READABLE:
     case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_ACCEPT:
     case UL_REQUEST_OPERATION:

@@ -23,7 +23,8 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     if (reactor->wake_fd < 0)
         return -errno;
     engine->events = malloc(UL_EVENTS_MAX * UL_EVENT_INTS * sizeof *engine->events);
-    if (!engine->events)
+    engine->bulk_buffer = malloc(UL_BULK_BUFFER_BYTES);
+    if (!engine->events || !engine->bulk_buffer)
         return -ENOMEM;
     error = ul_files_open(&engine->files, &engine->ring, options->files);
     if (error)
@@ -47,6 +48,7 @@ static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     ul_listeners_destroy(&reactor->listeners);
     ul_operations_destroy(&reactor->operations);
     free(engine->events);
+    free(engine->bulk_buffer);
     free(reactor);
 }
 
@@ -128,6 +130,7 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         engine->in_flight--;
     switch (request) {
     case UL_REQUEST_RECV:
+    case UL_REQUEST_READABLE:
     case UL_REQUEST_SEND_INLINE:
     case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_SLOT_FILL:
@@ -323,3 +326,4 @@ struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor) { return &
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor) { return &reactor->operations; }
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor) { return reactor->engine.events; }
 char *ul_reactor_pool(const struct ul_reactor *reactor) { return reactor->engine.buffers.pool; }
+char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor) { return reactor->engine.bulk_buffer; }

@@ -78,5 +78,6 @@ struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
+char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
 
 #endif

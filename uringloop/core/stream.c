@@ -216,6 +216,9 @@ void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int
     case UL_REQUEST_RECV:
         ul_stream_on_recv(streams, stream, cqe, span);
         break;
+    case UL_REQUEST_READABLE:
+        ul_stream_on_readable(streams, stream, cqe->res);
+        break;
     case UL_REQUEST_SEND_INLINE:
         if (stream->send_state == UL_SEND_OFFERED)
             ul_stream_on_send(streams, stream, cqe->res);

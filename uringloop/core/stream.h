@@ -6,6 +6,7 @@
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
  *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
+ *           in bulk mode ARMED -> READABLE (its owner is to receive) -> ARMED
  *   send    IDLE -> OFFERED (the socket takes it while it is submitted, or says how much it took) -> IDLE;
  *           IDLE -> WAITING (for room in the socket) -> IDLE
  *   slot    NONE -> HELD -> CLEARING -> NONE;  emptied in one batch with the last send
@@ -18,7 +19,8 @@
 #include "sendqueue.h"
 
 enum ul_stream_life { UL_STREAM_OPEN, UL_STREAM_CLOSING, UL_STREAM_ABORTING, UL_STREAM_LOST };
-enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_ENDED };
+enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_READABLE, UL_READ_ENDED };
+enum ul_read_mode { UL_READ_MULTISHOT, UL_READ_BULK };
 enum ul_send_state { UL_SEND_IDLE, UL_SEND_OFFERED, UL_SEND_WAITING };
 enum ul_slot_state { UL_SLOT_NONE, UL_SLOT_HELD, UL_SLOT_CLEARING };
 enum ul_eof_state { UL_EOF_NONE, UL_EOF_WANTED, UL_EOF_SENT };
@@ -33,9 +35,11 @@ struct ul_stream {
     int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
-    uint8_t life, read_state, send_state, slot_state, eof_state;
+    uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
+    uint8_t streak; /* receives in a row that speak for the other read mode */
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
+    bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
     struct ul_sendqueue queue;
@@ -63,6 +67,10 @@ int32_t ul_stream_open(struct ul_streams *streams, int fd);
 /* Start, resume or stop receiving. Bytes already received may still come after a stop. */
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 
+/* After READABLE: take what is there into the reactor's bulk buffer. How many bytes (they are the caller's until the next receive), 0 at the end
+ * of the stream, -EAGAIN if nothing is there, or another -errno, and then LOST follows. */
+int ul_stream_receive(struct ul_streams *streams, int32_t token);
+
 /* Queue bytes; all that a tick queues goes out in one send at its end. Copied, or pinned: then they must stay until released.
  * The bytes now queued (0: a large write that the socket took at once; nothing is pinned then), or -errno. */
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
@@ -79,6 +87,9 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
  * after it has closed may still write, as asyncio's TLS does, and closes again when it has. */
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
+
+/* What bulk streams receive at a time: asyncio's own size. */
+#define UL_BULK_BUFFER_BYTES (256U * 1024U)
 
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
  * what is over. */

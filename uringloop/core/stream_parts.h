@@ -17,6 +17,7 @@ void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream);
 
 /* stream_receive.c */
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest);
+void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream, int32_t result);
 void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, const struct io_uring_cqe *cqe, struct ul_span span);
 
 /* stream_send.c */

@@ -1,20 +1,61 @@
-/* Receiving: one multishot recv per stream, armed again whenever it ends, fed from the provided buffers. */
+/* Receiving, in one of two modes.
+ *
+ * Multishot: one recv armed for good, fed from the provided buffers; no system call and no request a message. But what one batch reads is
+ * processed only after all of it has been read, and large messages of many streams have left the cache by then.
+ * Bulk: the core waits for readiness, and the owner takes the bytes with recv(2) when it comes to this stream, into one buffer that all bulk
+ * streams share and that stays in the cache. A system call a message, which is little beside copying it.
+ * A stream begins in multishot mode, and changes after several receives in a row that would have been better off in the other.
+ */
+#include <poll.h>
+#include <sys/socket.h>
+
 #include "stream_parts.h"
 
 /* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
 #define UL_ARMS_PER_INCREMENTAL_BUFFER 8
+/* From this many bytes on a receive speaks for bulk mode: where both cost the same, echoing over 50 connections. */
+#define UL_BULK_BYTES (8U * 1024U)
+/* Receives in a row before the mode changes; a change costs a cancel and two requests. */
+#define UL_STREAK 4
 
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest) {
     stream->read_wanted = false;
     if (stream->read_state == UL_READ_ARMED) {
         stream->read_state = UL_READ_STOPPING;
+        /* Of both modes: the one armed may be the other than the one chosen. */
         ul_cancel(streams->engine, ul_user_data(UL_REQUEST_RECV, stream->entry.token));
+        ul_cancel(streams->engine, ul_user_data(UL_REQUEST_READABLE, stream->entry.token));
     } else if (stream->read_state != UL_READ_STOPPING && stream->read_state != UL_READ_ENDED) {
         stream->read_state = (uint8_t)at_rest;
     }
 }
 
+/* Count a receive towards a change of mode; true if it is time for one. */
+static bool ul_stream_outgrows_mode(struct ul_stream *stream, uint32_t bytes) {
+    bool bulk = bytes >= UL_BULK_BYTES;
+    stream->streak = bulk == (stream->read_mode == UL_READ_BULK) ? 0 : (uint8_t)(stream->streak + 1);
+    if (stream->streak < UL_STREAK)
+        return false;
+    stream->streak = 0;
+    stream->read_mode = bulk ? UL_READ_BULK : UL_READ_MULTISHOT;
+    return true;
+}
+
+static void ul_stream_arm_bulk(struct ul_streams *streams, struct ul_stream *stream) {
+    struct io_uring_sqe *sqe = ul_stream_request(streams, stream, IORING_OP_POLL_ADD, UL_REQUEST_READABLE);
+    if (!sqe) {
+        ul_stream_fail(streams, stream, ENOMEM);
+        return;
+    }
+    sqe->op_flags = POLLIN;
+    stream->read_state = UL_READ_ARMED;
+}
+
 static void ul_stream_arm(struct ul_streams *streams, struct ul_stream *stream) {
+    if (stream->read_mode == UL_READ_BULK) {
+        ul_stream_arm_bulk(streams, stream);
+        return;
+    }
     struct io_uring_sqe *sqe = ul_stream_request(streams, stream, IORING_OP_RECV, UL_REQUEST_RECV);
     if (!sqe) {
         ul_stream_fail(streams, stream, ENOMEM);
@@ -76,16 +117,64 @@ static void ul_stream_on_recv_end(struct ul_streams *streams, struct ul_stream *
     }
 }
 
+/* Its last completion, which is on its way, arms the stream in the new mode. */
+static void ul_stream_change_mode(struct ul_streams *streams, struct ul_stream *stream) {
+    bool wanted = stream->read_wanted;
+    ul_stream_stop_reading(streams, stream, UL_READ_IDLE);
+    stream->read_wanted = wanted;
+}
+
 void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, const struct io_uring_cqe *cqe, struct ul_span span) {
     struct ul_engine *engine = streams->engine;
     if (span.length) {
         engine->stats.receives++;
         engine->stats.bytes_received += span.length;
+        bool changes = ul_stream_outgrows_mode(stream, span.length);
+        if (changes && stream->read_state == UL_READ_ARMED && cqe->flags & IORING_CQE_F_MORE)
+            ul_stream_change_mode(streams, stream);
         if (stream->life == UL_STREAM_OPEN)
             ul_emit(engine, UL_EVENT_DATA, stream->entry.token, (int32_t)span.start, (int32_t)(span.start + span.length));
     }
     if (!(cqe->flags & IORING_CQE_F_MORE))
         ul_stream_on_recv_end(streams, stream, cqe->res);
+}
+
+void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
+    if (stream->life != UL_STREAM_OPEN) {
+        stream->read_state = UL_READ_ENDED;
+    } else if (result >= 0 && !stream->read_wanted) {
+        stream->read_state = UL_READ_IDLE;
+    } else if (result >= 0) {
+        stream->read_state = UL_READ_READABLE;
+        ul_emit(streams->engine, UL_EVENT_READABLE, stream->entry.token, 0, 0);
+    } else {
+        ul_stream_on_recv_end(streams, stream, result);
+    }
+}
+
+int ul_stream_receive(struct ul_streams *streams, int32_t token) {
+    struct ul_engine *engine = streams->engine;
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream || stream->life != UL_STREAM_OPEN || stream->read_state != UL_READ_READABLE)
+        return -EAGAIN;
+    ssize_t received = recv(stream->fd, engine->bulk_buffer, UL_BULK_BUFFER_BYTES, MSG_DONTWAIT);
+    if (received == 0) {
+        stream->read_state = UL_READ_ENDED;
+        return 0;
+    }
+    if (received < 0) {
+        int error = errno;
+        ul_stream_on_recv_end(streams, stream, -error);
+        return -error;
+    }
+    engine->stats.receives++;
+    engine->stats.receives_bulk++;
+    engine->stats.bytes_received += (uint64_t)received;
+    ul_stream_outgrows_mode(stream, (uint32_t)received);
+    stream->read_state = UL_READ_IDLE;
+    if (stream->read_wanted)
+        ul_stream_arm(streams, stream);
+    return (int)received;
 }
 
 void ul_streams_feed_starved(struct ul_streams *streams) {

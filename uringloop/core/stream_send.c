@@ -72,7 +72,7 @@ void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream) {
     bool may = stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING;
     if (!may || stream->send_state != UL_SEND_IDLE || !stream->queue.first)
         return;
-    ul_stream_submit_send(streams, stream, UL_REQUEST_SEND_INLINE);
+    ul_stream_submit_send(streams, stream, stream->socket_full ? UL_REQUEST_SEND_WAITING : UL_REQUEST_SEND_INLINE);
     if (stream->send_state == UL_SEND_OFFERED && ul_stream_send_is_awaited(stream))
         streams->urgent = true;
 }
@@ -114,6 +114,7 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
         size_t sent = ul_stream_send_direct(streams, stream, data, length);
         if (sent == length)
             return 0;
+        stream->socket_full = true;
         data += sent;
         length -= sent;
     }
@@ -162,6 +163,7 @@ static void ul_stream_sent(struct ul_streams *streams, struct ul_stream *stream,
 /* A send that waited is over, or one that was offered was not taken whole. */
 void ul_stream_on_send(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
     stream->send_state = UL_SEND_IDLE;
+    stream->socket_full = false;
     if (stream->life == UL_STREAM_ABORTING) {
         ul_sendqueue_clear(&stream->queue, &streams->blocks);
         return;

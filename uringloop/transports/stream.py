@@ -254,6 +254,24 @@ class StreamTransport(FlowControl):
             method, exc = exc.method, exc.__cause__
         self._fatal_error(exc, f"Fatal error: protocol.{method}() call failed.")
 
+    def on_readable(self) -> None:
+        """A bulk stream has bytes: take them, and give them to the protocol while they are in the cache."""
+        if self._life is not Life.OPEN:
+            return
+        if self._reading is Reading.PAUSED or self._parked:
+            self._stop_core()
+            return
+        count = self._reactor.stream_receive(self._token)
+        if count == 0:
+            self.on_eof()
+        elif count > 0:
+            try:
+                self._sink(self._reactor.bulk_buffer[:count])
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.on_receive_failed(exc)
+
     def on_eof(self) -> None:
         """The peer will send no more."""
         if self._life is not Life.OPEN:
