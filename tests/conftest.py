@@ -1,0 +1,141 @@
+"""Every behaviour test runs on every loop, and after each of them nothing may be left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+from support import LOOPS, J, Callable, LoopFactory, OpenEnd, Peer, Unhandled, eventually, in_use, loops_for, open_files, opened, opened_end
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tiny_ring: run on a ring of 4 entries and 2 buffers too")
+    config.addinivalue_line("markers", "only_on(*loops): run on these loops only")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
+    """Asynchronous tests run inside each loop."""
+    return loops_for(item)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Synchronous tests that ask for `new_loop` make, run and close each loop themselves."""
+    if "new_loop" in metafunc.fixturenames:
+        loops = loops_for(metafunc.definition)
+        metafunc.parametrize("new_loop", loops.values(), ids=loops.keys(), indirect=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def level_ground() -> None:
+    """What is opened or imported once for the whole process is so before the first test.
+
+    libuv keeps a pipe for signals from its first loop on. The collector runs after every test, and need not look at
+    what was there before.
+    """
+    for new_loop in LOOPS.values():
+        new_loop().close()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """No file descriptor outlives a test. ResourceWarnings are errors, and the collection brings them out."""
+    before = open_files()
+    yield
+    gc.collect()
+    after = open_files()
+    assert after.items() - before.items() == set()
+    assert before.items() - after.items() == set()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(request: pytest.FixtureRequest, nothing_left_open: None) -> None:
+    """Asynchronous tests are looked after by `quiet_loop`, synchronous ones by `new_loop`."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("quiet_loop")
+
+
+@pytest.fixture
+def unhandled() -> Iterator[Unhandled]:
+    """What reached the loop's exception handler, and was not taken by the test, is a failure."""
+    unhandled = Unhandled()
+    yield unhandled
+    gc.collect()
+    assert unhandled.contexts == []
+
+
+@pytest.fixture
+async def quiet_loop(request: pytest.FixtureRequest, unhandled: Unhandled) -> AsyncIterator[None]:
+    """When a test is over its loop has no task but this one, no connection, and nothing of the ring in use."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(unhandled)
+    at_rest = in_use(loop)
+    failed_before = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed_before:
+        await opened.close()  # lest one failure becomes many
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await eventually(lambda: not opened.any() and in_use(loop) == at_rest)
+
+
+@pytest.fixture
+def new_loop(request: pytest.FixtureRequest, unhandled: Unhandled) -> Iterator[LoopFactory]:
+    """Makes loops for a synchronous test. Those that it leaves open are closed."""
+    loops = []
+
+    def new_loop() -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = request.param()
+        loop.set_exception_handler(unhandled)
+        loops.append(loop)
+        return loop
+
+    yield new_loop
+    for loop in loops:
+        assert asyncio.all_tasks(loop) == set()
+        loop.close()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["client", "server"])
+async def open_end(request: pytest.FixtureRequest, family: str, tmp_path: Path) -> AsyncIterator[OpenEnd]:
+    """Opens connections of each family, with the transport on each side. See `OpenEnd`."""
+    async with AsyncExitStack() as ends:
+
+        async def open_end(factory: Callable[[], J], /) -> tuple[J, Peer]:
+            return await ends.enter_async_context(opened_end(factory, family, request.param, tmp_path))
+
+        yield open_end
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Signs the certificates of the TLS tests."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's context, with a certificate for localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """A client's context, which trusts that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context

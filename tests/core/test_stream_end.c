@@ -1,0 +1,386 @@
+/* How streams end: whatever they were at, what was queued arrives or is dropped as asked, LOST is told once, and the peer sees the end. */
+#include <sys/socket.h>
+
+#include "check.h"
+#include "driver.h"
+
+static const struct setting *setting; /* of the tests that are run now */
+static enum family family;
+
+static struct driver *open_driver(void) { return driver_open(&setting->options); }
+
+/* More than any socket takes, so that some of it is still queued when the stream ends. */
+#define LARGE (512 << 10)
+static char large[LARGE + 51000];
+
+/* --- every way of ending ----------------------------------------------------------------------------------------------------------- */
+
+/* What a stream is at when it ends. */
+
+static void be_new(struct driver *driver, struct connection *connection) {
+    (void)driver;
+    (void)connection;
+}
+
+static void be_idle(struct driver *driver, struct connection *connection) {
+    (void)connection;
+    driver_fence(driver);
+}
+
+static void read_nothing(struct driver *driver, struct connection *connection) {
+    ul_stream_read(driver->streams, connection->token, true);
+    driver_fence(driver);
+}
+
+static void start_to_read(struct driver *driver, struct connection *connection) { ul_stream_read(driver->streams, connection->token, true); }
+
+static void stop_reading(struct driver *driver, struct connection *connection) {
+    read_nothing(driver, connection);
+    ul_stream_read(driver->streams, connection->token, false);
+}
+
+static void leave_bytes_unread(struct driver *driver, struct connection *connection) {
+    peer_send(&connection->peer, "unread", 6);
+    driver_fence(driver);
+}
+
+static void have_bytes_coming(struct driver *driver, struct connection *connection) {
+    read_nothing(driver, connection);
+    peer_send(&connection->peer, "coming", 6);
+}
+
+static void have_more_bytes_coming_than_buffers(struct driver *driver, struct connection *connection) {
+    ul_stream_read(driver->streams, connection->token, true);
+    peer_send(&connection->peer, large, 100000);
+    driver_tick(driver, 0);
+}
+
+static void write_a_little(struct driver *driver, struct connection *connection) {
+    read_nothing(driver, connection);
+    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+}
+
+static void write_a_little_when_new(struct driver *driver, struct connection *connection) {
+    ul_stream_read(driver->streams, connection->token, true);
+    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+}
+
+static void block_a_send(struct driver *driver, struct connection *connection) {
+    read_nothing(driver, connection);
+    ul_stream_write(driver->streams, connection->token, large, LARGE, true);
+    driver_fence(driver);
+}
+
+static void block_a_send_and_write_more(struct driver *driver, struct connection *connection) {
+    block_a_send(driver, connection);
+    ul_stream_write(driver->streams, connection->token, large + LARGE, 1000, false);
+    ul_stream_write(driver->streams, connection->token, large + LARGE + 1000, 50000, true);
+}
+
+static void write_large_when_new(struct driver *driver, struct connection *connection) {
+    ul_stream_write(driver->streams, connection->token, large, LARGE, true);
+}
+
+static void shut_the_sending_side(struct driver *driver, struct connection *connection) {
+    read_nothing(driver, connection);
+    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+    ul_stream_write_eof(driver->streams, connection->token);
+}
+
+static void hear_the_end(struct driver *driver, struct connection *connection) {
+    ul_stream_read(driver->streams, connection->token, true);
+    peer_shut(&connection->peer);
+    UNTIL(driver, driver_heard(driver, connection->token)->eof);
+}
+
+static void write_nothing(struct driver *driver, struct connection *connection) {
+    driver_fence(driver);
+    ul_stream_write(driver->streams, connection->token, "", 0, false);
+}
+
+static const struct state {
+    const char *name;
+    void (*enter)(struct driver *driver, struct connection *connection);
+    size_t written;
+} states[] = {
+    {"be_new", be_new, 0},
+    {"be_idle", be_idle, 0},
+    {"start_to_read", start_to_read, 0},
+    {"read_nothing", read_nothing, 0},
+    {"stop_reading", stop_reading, 0},
+    {"leave_bytes_unread", leave_bytes_unread, 0},
+    {"have_bytes_coming", have_bytes_coming, 0},
+    {"have_more_bytes_coming_than_buffers", have_more_bytes_coming_than_buffers, 0},
+    {"write_a_little", write_a_little, 1000},
+    {"write_a_little_when_new", write_a_little_when_new, 1000},
+    {"block_a_send", block_a_send, LARGE},
+    {"block_a_send_and_write_more", block_a_send_and_write_more, LARGE + 51000},
+    {"write_large_when_new", write_large_when_new, LARGE},
+    {"shut_the_sending_side", shut_the_sending_side, 1000},
+    {"hear_the_end", hear_the_end, 0},
+    {"write_nothing", write_nothing, 0},
+};
+#define STATES (sizeof states / sizeof *states)
+
+static const struct state *state; /* of the test that is run now */
+
+static bool is_lost(struct driver *driver, const struct connection *connection) { return driver_heard(driver, connection->token)->lost; }
+
+static void check_void(struct driver *driver, int32_t token) {
+    CHECK_INT(ul_stream_close(driver->streams, token), ==, -ENOENT);
+    CHECK_INT(ul_stream_abort(driver->streams, token, 1), ==, -ENOENT);
+    CHECK_INT(ul_stream_read(driver->streams, token, true), ==, -ENOENT);
+    CHECK_INT(ul_stream_write(driver->streams, token, "x", 1, false), ==, -ENOENT);
+    CHECK_INT(ul_stream_write_eof(driver->streams, token), ==, -ENOENT);
+    CHECK_INT(ul_stream_set_low_water(driver->streams, token, 0), ==, -ENOENT);
+    CHECK_INT(ul_stream_queued(driver->streams, token), ==, 0);
+}
+
+static struct driver *enter_state(struct connection *connection) {
+    struct driver *driver = open_driver();
+    pattern_fill(large, sizeof large, 1, 0);
+    *connection = connection_open_small(driver, family);
+    state->enter(driver, connection);
+    CHECK(!is_lost(driver, connection));
+    return driver;
+}
+
+static void leave_state(struct driver *driver, struct connection *connection) {
+    check_void(driver, connection->token);
+    struct bytes got = connection->peer.got;
+    CHECK_INT(got.length, <=, state->written);
+    connection->peer.got = (struct bytes){0};
+    pattern_check(&got, 1);
+    bytes_free(&got);
+    connection_finish(driver, connection);
+    driver_close(driver);
+}
+
+static void a_close_sends_all_before_it_is_lost(void) {
+    struct connection connection;
+    struct driver *driver = enter_state(&connection);
+    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0);
+    CHECK(!is_lost(driver, &connection));
+    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0); /* a second time changes nothing */
+    CHECK_UNTIL(is_lost(driver, &connection), {
+        peer_has(&connection.peer, 0);
+        driver_tick(driver, MILLISECOND);
+    });
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, 0);
+    CHECK(peer_has(&connection.peer, state->written));
+    leave_state(driver, &connection);
+}
+
+/* The peer does not read, so what is queued cannot be what LOST waits for. */
+static void an_abort_drops_what_is_queued(void) {
+    struct connection connection;
+    struct driver *driver = enter_state(&connection);
+    CHECK_INT(ul_stream_abort(driver->streams, connection.token, ENOTCONN), ==, 0);
+    CHECK_INT(ul_stream_abort(driver->streams, connection.token, EIO), ==, 0); /* the first reason stands */
+    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ENOTCONN);
+    memset(large, 'X', sizeof large); /* what was pinned is not read any more */
+    peer_has(&connection.peer, 0);
+    leave_state(driver, &connection);
+}
+
+static void an_abort_cuts_a_close_short(void) {
+    struct connection connection;
+    struct driver *driver = enter_state(&connection);
+    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0);
+    CHECK_INT(ul_stream_abort(driver->streams, connection.token, EIO), ==, 0);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK(driver_heard(driver, connection.token)->error == EIO || state->written == 0);
+    peer_has(&connection.peer, 0);
+    leave_state(driver, &connection);
+}
+
+static void the_peer_goes_away(void) {
+    struct connection connection;
+    struct driver *driver = enter_state(&connection);
+    peer_has(&connection.peer, 0);
+    if (family == FAMILY_TCP)
+        peer_reset(&connection.peer);
+    peer_close(&connection.peer);
+    ul_stream_close(driver->streams, connection.token); /* without it nothing but an armed receive would tell */
+    UNTIL(driver, is_lost(driver, &connection));
+    leave_state(driver, &connection);
+}
+
+/* --- what the peer does ------------------------------------------------------------------------------------------------------------ */
+
+static void a_reset_while_reading_is_lost_with_its_error(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    ul_stream_read(driver->streams, connection.token, true);
+    driver_fence(driver);
+    peer_reset(&connection.peer);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ECONNRESET);
+    CHECK(!driver_heard(driver, connection.token)->eof);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void a_reset_while_sending_is_lost_with_its_error(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open_small(driver, FAMILY_TCP);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, large, LARGE, true), >, 0);
+    driver_fence(driver);
+    peer_reset(&connection.peer);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ECONNRESET);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void a_write_to_a_peer_that_is_gone_is_lost_without_a_signal(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, FAMILY_UNIX);
+    driver_fence(driver);
+    peer_close(&connection.peer);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "x", 1, false), ==, 1);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, EPIPE);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+/* --- a close that the owner may still write to ------------------------------------------------------------------------------------- */
+
+static void an_owner_told_that_its_closing_stream_is_drained_may_write_more(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, family);
+    struct heard *heard = driver_heard(driver, connection.token);
+    driver_fence(driver);
+    ul_stream_set_low_water(driver->streams, connection.token, 0);
+    ul_stream_write(driver->streams, connection.token, "first ", 6, false);
+    ul_stream_close(driver->streams, connection.token);
+    UNTIL(driver, heard->drained == 1);
+    driver_fence(driver);
+    CHECK(!heard->lost);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "second", 6, false), ==, 6);
+    driver_fence(driver);
+    CHECK(!heard->lost);
+    ul_stream_close(driver->streams, connection.token);
+    UNTIL(driver, heard->lost);
+    CHECK(peer_has(&connection.peer, 12));
+    CHECK(memcmp(connection.peer.got.data, "first second", 12) == 0);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void an_owner_that_is_awaited_may_abort(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, family);
+    struct heard *heard = driver_heard(driver, connection.token);
+    driver_fence(driver);
+    ul_stream_set_low_water(driver->streams, connection.token, 0);
+    ul_stream_write(driver->streams, connection.token, "first", 5, false);
+    ul_stream_close(driver->streams, connection.token);
+    UNTIL(driver, heard->drained == 1);
+    ul_stream_abort(driver->streams, connection.token, EIO);
+    UNTIL(driver, heard->lost);
+    CHECK_INT(heard->error, ==, EIO);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+/* --- slots ------------------------------------------------------------------------------------------------------------------------- */
+
+static void streams_beyond_the_table_run_on_their_descriptors(void) {
+    enum { STREAMS = 20 };
+    struct driver *driver = driver_open(&tiny_setting->options);
+    const uint32_t slots = (uint32_t)tiny_setting->options.files;
+    struct connection connections[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        connections[i] = connection_open(driver, family);
+        ul_stream_read(driver->streams, connections[i].token, true);
+        ul_stream_write(driver->streams, connections[i].token, "ping", 4, false);
+        peer_send(&connections[i].peer, "pong", 4);
+    }
+    CHECK_INT(driver_report(driver).slots_in_use, ==, slots);
+    CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, STREAMS - slots);
+    for (int i = 0; i < STREAMS; i++)
+        UNTIL(driver, peer_has(&connections[i].peer, 4) && driver_heard(driver, connections[i].token)->got.length == 4);
+    for (int i = 0; i < STREAMS; i++)
+        connection_close(driver, &connections[i]);
+    struct connection after = connection_open(driver, family);
+    CHECK_INT(driver_report(driver).slots_in_use, ==, 1);
+    connection_close(driver, &after);
+    driver_close(driver);
+}
+
+/* The kernel refuses: as it sees it, the descriptor is not open. Requests made before that was known are made again. */
+static void a_stream_that_is_refused_its_slot_runs_on_its_descriptor(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    struct connection connection = connection_open(driver, family);
+    struct ul_files *files = &driver->reactor->engine.files;
+    ul_stream_read(driver->streams, connection.token, true);
+    ul_stream_write(driver->streams, connection.token, "ping", 4, false);
+    for (int slot = 0; slot < files->capacity; slot++)
+        files->fds[slot] = 987654;
+    peer_send(&connection.peer, "pong", 4);
+    UNTIL(driver, peer_has(&connection.peer, 4) && driver_heard(driver, connection.token)->got.length == 4);
+    CHECK_INT(driver_report(driver).slots_in_use, ==, 0);
+    CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, 1);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
+static void a_stream_on_a_descriptor_that_is_not_open_is_lost(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    int32_t token = ul_stream_open(driver->streams, 987654);
+    ul_stream_read(driver->streams, token, true);
+    UNTIL(driver, driver_heard(driver, token)->lost);
+    CHECK_INT(driver_heard(driver, token)->error, ==, EBADF);
+    driver_close(driver);
+}
+
+static void ten_thousand_connections_leave_nothing(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    for (int i = 0; i < 10000; i++) {
+        struct connection connection = connection_open(driver, FAMILY_UNIX);
+        ul_stream_read(driver->streams, connection.token, true);
+        driver_tick(driver, 0);
+        ul_stream_close(driver->streams, connection.token);
+        UNTIL(driver, is_lost(driver, &connection));
+        connection_finish(driver, &connection);
+    }
+    CHECK_INT(driver->streams->table.chunk_count, ==, 1);
+    driver_close(driver);
+}
+
+int main(int count, char **arguments) {
+    (void)count;
+    check_begin(arguments);
+    char section[100];
+    for (setting = settings; setting < settings + settings_count; setting++) {
+        for (family = FAMILY_UNIX; family <= FAMILY_TCP; family++) {
+            for (state = states; state < states + STATES; state++) {
+                snprintf(section, sizeof section, "%s, %s, %s", setting->name, family_names[family], state->name);
+                check_section(section);
+                RUN(a_close_sends_all_before_it_is_lost);
+                RUN(an_abort_drops_what_is_queued);
+                RUN(an_abort_cuts_a_close_short);
+                RUN(the_peer_goes_away);
+            }
+            snprintf(section, sizeof section, "%s, %s", setting->name, family_names[family]);
+            check_section(section);
+            RUN(an_owner_told_that_its_closing_stream_is_drained_may_write_more);
+            RUN(an_owner_that_is_awaited_may_abort);
+        }
+        check_section(setting->name);
+        RUN(a_reset_while_reading_is_lost_with_its_error);
+        RUN(a_reset_while_sending_is_lost_with_its_error);
+        RUN(a_write_to_a_peer_that_is_gone_is_lost_without_a_signal);
+    }
+    family = FAMILY_TCP;
+    check_section("");
+    RUN(streams_beyond_the_table_run_on_their_descriptors);
+    RUN(a_stream_that_is_refused_its_slot_runs_on_its_descriptor);
+    RUN(a_stream_on_a_descriptor_that_is_not_open_is_lost);
+    RUN(ten_thousand_connections_leave_nothing);
+    return check_end();
+}
