@@ -301,4 +301,5 @@ def choose_options(*, entries: int | None, buffers: int | None, buffer_size: int
         files=usable_files(found, files),
         incremental_buffers=incremental,
         register_ring=found.registered_ring,
+        inline_sends=found.inline_sends,
     )

@@ -44,6 +44,7 @@ class Probe:
     multishot_recv: bool = False  # Linux 6.0; needed
     defer_taskrun: bool = False  # Linux 6.1
     registered_ring: bool = False  # Linux 5.18
+    inline_sends: bool = False  # a send that is short is told apart from one that is not: Linux 6.1
     incremental_buffers: bool = False  # Linux 6.12
     fixed_files: bool = False  # a removed fixed file is freed at once: Linux 6.13
 
@@ -102,6 +103,7 @@ def _look() -> Probe:
         defer_taskrun = bool(report.setup_flags & SETUP_DEFER_TASKRUN)
         registered_ring = bool(report.ring_registered)
         multishot_recv = _receives_twice(reactor)
+        inline_sends = _loses_nothing_of_a_short_send(reactor)
         reactor.end()
     finally:
         reactor.close()
@@ -117,6 +119,7 @@ def _look() -> Probe:
         multishot_recv=True,
         defer_taskrun=defer_taskrun,
         registered_ring=registered_ring,
+        inline_sends=inline_sends,
         incremental_buffers=_has_incremental_buffers(),
         fixed_files=_frees_fixed_files(),
     )
@@ -146,6 +149,28 @@ def _receives_twice(reactor: Reactor) -> bool:
             if span is None or reactor.pool[span[0] : span[1]] != message:
                 return False
         return bool(reactor.report().stats.receive_arms == 1)
+
+
+def _loses_nothing_of_a_short_send(reactor: Reactor) -> bool:
+    """More bytes than the socket takes at once, each told as sent once it is: none is forgotten, none is sent twice."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        theirs.setblocking(False)
+        data = bytes(range(256)) * 128
+        token = reactor.stream_open(ours.fileno())
+        reactor.stream_write(reactor.streams, token, data, len(data), False)
+        received = bytearray()
+        for _ in range(len(data)):
+            reactor.tick(reactor.pointer, 0)
+            try:
+                received += theirs.recv(len(data))
+            except BlockingIOError:
+                if not reactor.stream_queued(token):
+                    break
+        reactor.stream_abort(token, 0)
+        reactor.tick(reactor.pointer, 0)
+        return received == data
 
 
 def _has_incremental_buffers() -> bool:

@@ -62,6 +62,7 @@ class Options:
     files: fixed-file slots; 0 for none.
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
+    inline_sends: let sends complete while they are submitted, with a completion only for those that were short.
     """
 
     entries: int
@@ -70,6 +71,7 @@ class Options:
     files: int
     incremental_buffers: bool
     register_ring: bool = True
+    inline_sends: bool = True
 
     def __post_init__(self) -> None:
         for name in ("entries", "buffers", "buffer_size", "files"):
@@ -117,6 +119,7 @@ class Reactor:
                 "files": options.files,
                 "incremental": options.incremental_buffers,
                 "register_ring": options.register_ring,
+                "inline_sends": options.inline_sends,
             },
         )
         error = _ffi.new("int *")

@@ -25,6 +25,7 @@ struct ul_options {
     int32_t files;
     bool incremental;
     bool register_ring;
+    bool inline_sends;
     uint32_t without_flags;
 };
 

@@ -72,6 +72,7 @@ struct ul_engine {
     char *bulk_buffer; /* UL_BULK_BUFFER_BYTES, shared by all bulk streams; its bytes are Python's before the next receive */
     int32_t *events;
     uint32_t event_count;
+    bool inline_sends; /* this kernel tells short sends apart, see stream_send.c */
 };
 
 static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, int32_t token, int32_t a, int32_t b) {

@@ -16,6 +16,7 @@
 static int ul_reactor_setup(struct ul_reactor *reactor) {
     const struct ul_options *options = &reactor->options;
     struct ul_engine *engine = &reactor->engine;
+    engine->inline_sends = options->inline_sends;
     int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
     if (error)
         return error;

@@ -18,6 +18,7 @@ struct ul_options {
     int32_t files;          /* fixed-file slots; 0: none */
     bool incremental;       /* incremental buffers */
     bool register_ring;     /* register the ring's own fd */
+    bool inline_sends;      /* sends complete while they are submitted */
     uint32_t without_flags; /* IORING_SETUP_ flags not to ask for */
 };
 

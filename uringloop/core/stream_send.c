@@ -4,7 +4,7 @@
  * that took less than it was offered counts as failed; so with CQE_SKIP_SUCCESS a CQE comes for just those that were short.
  * So: a send is first offered that way. No CQE means that it is done when the enter returns, and its memory is free. What the socket did not
  * take is sent by a request that waits for room and has a CQE of its own.
- * Cost: a full socket takes two requests where one would do.
+ * Cost: a full socket takes two requests where one would do. Where a kernel is found not to tell short sends apart (see probe.py), all wait.
  */
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -72,7 +72,8 @@ void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream) {
     bool may = stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING;
     if (!may || stream->send_state != UL_SEND_IDLE || !stream->queue.first)
         return;
-    ul_stream_submit_send(streams, stream, stream->socket_full ? UL_REQUEST_SEND_WAITING : UL_REQUEST_SEND_INLINE);
+    bool waits = stream->socket_full || !streams->engine->inline_sends;
+    ul_stream_submit_send(streams, stream, waits ? UL_REQUEST_SEND_WAITING : UL_REQUEST_SEND_INLINE);
     if (stream->send_state == UL_SEND_OFFERED && ul_stream_send_is_awaited(stream))
         streams->urgent = true;
 }
