@@ -146,7 +146,9 @@ class Reactor:
         self.stream_write: Callable[[Any, int, Any, int, bool], int] = _lib.ul_stream_write
         self.streams = streams
         self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
-        self.wake: Callable[[], None] = partial(_lib.ul_reactor_wake, pointer)
+        # From any thread, also while another closes this reactor.
+        waker = _ffi.gc(_lib.ul_reactor_waker(pointer), _lib.ul_wake_release)
+        self.wake: Callable[[], None] = partial(_lib.ul_wake, waker)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
         # What `stream_receive` fills.
@@ -197,7 +199,6 @@ class Reactor:
             return 0
         self.closed = True
         pointer, self._pointer = self._pointer, None
-        self.wake = _do_nothing
         leaked: int = _lib.ul_reactor_close(pointer)
         if leaked:
             _leaked.append(leaked)
@@ -240,10 +241,6 @@ def _checked(token: int) -> int:
     if token < 0:
         raise_errno(token)
     return token
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def raise_tick_error(code: int) -> None:

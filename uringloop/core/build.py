@@ -10,19 +10,7 @@ import shlex
 import cffi
 
 CORE = pathlib.Path(__file__).parent
-SOURCES = [
-    "ring.c",
-    "table.c",
-    "files.c",
-    "buffers.c",
-    "sendqueue.c",
-    "stream.c",
-    "stream_receive.c",
-    "stream_send.c",
-    "listener.c",
-    "op.c",
-    "reactor.c",
-]
+SOURCES = sorted(path.name for path in CORE.glob("*.c") if path.name != "_core.c")
 
 ffi = cffi.FFI()
 ffi.cdef((CORE / "cdef.h").read_text())

@@ -53,6 +53,7 @@ struct ul_reactor;
 struct ul_streams;
 struct ul_listeners;
 struct ul_operations;
+struct ul_wake;
 
 struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error);
 uint64_t ul_reactor_close(struct ul_reactor *reactor);
@@ -60,7 +61,9 @@ int ul_reactor_begin(struct ul_reactor *reactor);
 void ul_reactor_end(struct ul_reactor *reactor);
 int ul_reactor_flush(struct ul_reactor *reactor);
 int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
-void ul_reactor_wake(struct ul_reactor *reactor);
+struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor);
+void ul_wake(struct ul_wake *wake);
+void ul_wake_release(struct ul_wake *wake);
 void ul_reactor_abandon(struct ul_reactor *reactor);
 void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);

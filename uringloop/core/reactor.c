@@ -2,8 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 /* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
 #define UL_DRAIN_MS 1000
@@ -20,9 +18,9 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
     if (error)
         return error;
-    reactor->wake_fd = eventfd(0, EFD_CLOEXEC); /* blocking: a READ on it then waits, also where O_NONBLOCK would make it fail */
-    if (reactor->wake_fd < 0)
-        return -errno;
+    reactor->wake = ul_wake_open(&error);
+    if (!reactor->wake)
+        return error;
     engine->events = malloc(UL_EVENTS_MAX * UL_EVENT_INTS * sizeof *engine->events);
     engine->bulk_buffer = malloc(UL_BULK_BUFFER_BYTES);
     if (!engine->events || !engine->bulk_buffer)
@@ -39,9 +37,8 @@ static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     if (engine->files.capacity && engine->ring.fd >= 0)
         ul_ring_register(&engine->ring, IORING_UNREGISTER_FILES, NULL, 0); /* now: closing the ring would let go of them some time later */
     ul_ring_close(&engine->ring);
-    if (reactor->wake_fd >= 0)
-        close(reactor->wake_fd);
-    reactor->wake_fd = -1;
+    if (reactor->wake)
+        ul_wake_release(reactor->wake);
     if (leak)
         return; /* send queues, gather lists and wake_value may still be read or written: all of it stays */
     ul_files_close(&engine->files);
@@ -60,7 +57,6 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
         return NULL;
     }
     reactor->options = *options;
-    reactor->wake_fd = -1;
     reactor->engine.ring.fd = -1;
     ul_streams_init(&reactor->streams, &reactor->engine);
     ul_listeners_init(&reactor->listeners, &reactor->engine);
@@ -82,7 +78,7 @@ static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
     struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_READ, UL_REQUEST_WAKE, 0);
     if (!sqe)
         return;
-    sqe->fd = reactor->wake_fd;
+    sqe->fd = reactor->wake->fd;
     sqe->addr = (uint64_t)(uintptr_t)&reactor->wake_value;
     sqe->len = sizeof reactor->wake_value;
 }
@@ -115,9 +111,6 @@ void ul_reactor_abandon(struct ul_reactor *reactor) {
     reactor->state = UL_REACTOR_ABANDONED;
     ul_ring_abandon(&reactor->engine.ring);
     ul_buffers_abandon(&reactor->engine.buffers);
-    if (reactor->wake_fd >= 0)
-        close(reactor->wake_fd);
-    reactor->wake_fd = -1;
 }
 
 /* --- the tick ---------------------------------------------------------------------------------------------------------------------- */
@@ -145,8 +138,7 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         ul_operation_complete(&reactor->operations, token, cqe);
         break;
     case UL_REQUEST_WAKE:
-        /* Cleared before the loop looks at what the waker left for it, so a wake from here on writes again. */
-        atomic_store(&reactor->wake_pending, false);
+        ul_wake_taken(reactor->wake);
         reactor->woken = true;
         if (cqe->res != -ECANCELED)
             ul_reactor_arm_wake(reactor);
@@ -233,12 +225,9 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
     return ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
 }
 
-void ul_reactor_wake(struct ul_reactor *reactor) {
-    const uint64_t one = 1;
-    if (!atomic_exchange(&reactor->wake_pending, true))
-        while (write(reactor->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
-            continue;
-}
+void ul_reactor_wake(struct ul_reactor *reactor) { ul_wake(reactor->wake); }
+
+struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor) { return ul_wake_retain(reactor->wake); }
 
 /* --- the end ----------------------------------------------------------------------------------------------------------------------- */
 

@@ -5,6 +5,7 @@
 #include "listener.h"
 #include "op.h"
 #include "stream.h"
+#include "wake.h"
 
 enum ul_reactor_state {
     UL_REACTOR_DISABLED,  /* made; no thread owns the ring yet, and requests queue up */
@@ -40,10 +41,9 @@ struct ul_reactor {
     struct ul_operations operations;
     struct ul_options options;
     enum ul_reactor_state state;
-    int wake_fd;
-    uint64_t wake_value; /* what the READ on wake_fd fills; needed until completion */
+    struct ul_wake *wake;
+    uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
     bool woken;          /* in this tick */
-    _Atomic bool wake_pending;
 };
 
 /* NULL with *error = -errno when it cannot be made. */
@@ -65,8 +65,9 @@ int ul_reactor_flush(struct ul_reactor *reactor);
  * events, 0 also after a signal, or -errno. Spans of the previous tick's DATA events are void from here on. */
 int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
 
-/* End the sleep of the tick. From any thread, at any time until close. */
+/* End the sleep of the tick, from any thread until close; and what does the same from any thread at any time, for its holder to release. */
 void ul_reactor_wake(struct ul_reactor *reactor);
+struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor);
 
 /* In a forked child: drop the parent's ring without touching it. */
 void ul_reactor_abandon(struct ul_reactor *reactor);
