@@ -199,6 +199,7 @@ class Reactor:
             return 0
         self.closed = True
         pointer, self._pointer = self._pointer, None
+        self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
         leaked: int = _lib.ul_reactor_close(pointer)
         if leaked:
             _leaked.append(leaked)
@@ -235,6 +236,10 @@ def pin(data: bytes) -> Any:
 def leaked_bytes() -> int:
     """Memory that closed reactors of this process had to leave to the kernel, bytes."""
     return sum(_leaked)
+
+
+def _wake_nothing() -> None:
+    pass
 
 
 def _checked(token: int) -> int:
