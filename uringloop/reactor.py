@@ -209,6 +209,7 @@ class Reactor:
         """In a forked child: let go of the parent's ring without touching it."""
         if not self.closed:
             _lib.ul_reactor_abandon(self._pointer)
+            self.wake = partial(raise_tick_error, -errno.EOWNERDEAD)  # the eventfd is the parent's
 
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""

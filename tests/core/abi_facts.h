@@ -144,9 +144,13 @@ struct abi_fact {
 
 /* What later headers have. */
 #define ABI_VALUES_6_6(VALUE) VALUE(IORING_SETUP_NO_SQARRAY, 0x10000)
-#define ABI_VALUES_6_12(VALUE)        \
+#define ABI_VALUES_6_12(VALUE)         \
     VALUE(IORING_CQE_F_BUF_MORE, 0x10) \
     VALUE(IOU_PBUF_RING_INC, 2)
+#define ABI_VALUES_6_15(VALUE)             \
+    VALUE(IORING_FEAT_NO_IOWAIT, 0x20000)  \
+    VALUE(IORING_ENTER_NO_IOWAIT, 0x80)
+#define ABI_ALL_VALUES(VALUE) ABI_VALUES(VALUE) ABI_VALUES_6_6(VALUE) ABI_VALUES_6_12(VALUE) ABI_VALUES_6_15(VALUE)
 
 /* The facts as the machine's header has them, ended by a NULL name; empty if there is no such header, or one older than 6.1. */
 extern const struct abi_fact abi_host_facts[];

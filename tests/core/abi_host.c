@@ -24,5 +24,8 @@ const struct abi_fact abi_host_facts[] = {
 #ifdef IORING_CQE_F_BUF_MORE
     ABI_VALUES_6_12(VALUE)
 #endif
+#ifdef IORING_ENTER_NO_IOWAIT
+    ABI_VALUES_6_15(VALUE)
+#endif
     {NULL, 0},
 };

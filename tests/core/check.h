@@ -41,12 +41,12 @@ int check_system(long result, const char *file, int line, const char *call);
 #define CHECK_PATIENCE_NS INT64_C(10000000000)
 int64_t check_now_ns(void);
 
-/* Runs `step` until the condition holds. */
-#define CHECK_UNTIL(condition, step)                                                            \
-    for (int64_t deadline_ = check_now_ns() + CHECK_PATIENCE_NS; !(condition);) {               \
-        if (check_now_ns() > deadline_)                                                         \
-            check_fail(__FILE__, __LINE__, "never %s", #condition);                             \
-        step;                                                                                   \
+/* Runs `step` until the condition holds. A step that takes too long fails too. */
+#define CHECK_UNTIL(condition, step)                                              \
+    for (int64_t deadline_ = check_now_ns() + CHECK_PATIENCE_NS; !(condition);) { \
+        step;                                                                     \
+        if (check_now_ns() > deadline_)                                           \
+            check_fail(__FILE__, __LINE__, "never %s", #condition);               \
     }
 
 /* The kernel or the machine lacks what this test is about. */

@@ -9,14 +9,17 @@
 
 /* --- settings ---------------------------------------------------------------------------------------------------------------------- */
 
-#define USUAL .sq_entries = 256, .cq_entries = 1024, .buffer_count = 64, .buffer_size = 16384, .files = 1024, .register_ring = true
+#define RING(sq, cq) .sq_entries = sq, .cq_entries = cq
+#define BUFFERS(count, size) .buffer_count = count, .buffer_size = size
+#define USUAL RING(256, 1024), BUFFERS(64, 16384), .files = 1024, .register_ring = true
 
 const struct setting settings[] = {
-    {"usual", {USUAL}},
-    {"tiny", {.sq_entries = 4, .cq_entries = 8, .buffer_count = 2, .buffer_size = 4096, .files = 16, .register_ring = true}},
-    {"incremental", {.sq_entries = 64, .cq_entries = 256, .buffer_count = 2, .buffer_size = 65536, .files = 16, .incremental = true}},
-    {"no table", {.sq_entries = 256, .cq_entries = 1024, .buffer_count = 64, .buffer_size = 16384}},
-    {"cooperative", {USUAL, .without_flags = IORING_SETUP_DEFER_TASKRUN}},
+    {"usual", {USUAL, .inline_sends = true}},
+    {"tiny", {RING(4, 8), BUFFERS(2, 4096), .files = 16, .register_ring = true, .inline_sends = true}},
+    {"incremental", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .inline_sends = true}},
+    {"no table", {RING(256, 1024), BUFFERS(64, 16384), .inline_sends = true}},
+    {"waiting sends", {USUAL}},
+    {"cooperative", {USUAL, .inline_sends = true, .without_flags = IORING_SETUP_DEFER_TASKRUN}},
 };
 const size_t settings_count = sizeof settings / sizeof *settings;
 const struct setting *const usual_setting = &settings[0];
@@ -104,6 +107,24 @@ static void hear_data(struct driver *driver, struct heard *heard, int32_t start,
     bytes_append(&heard->got, ul_reactor_pool(driver->reactor) + start, (size_t)(stop - start));
 }
 
+static void hear_end(struct heard *heard) {
+    CHECK(!heard->eof);
+    heard->eof = true;
+}
+
+int driver_receive(struct driver *driver, int32_t token) {
+    struct heard *heard = driver_heard(driver, token);
+    CHECK(!heard->eof);
+    heard->readable = false;
+    int received = ul_stream_receive(driver->streams, token);
+    CHECK_INT(received, <=, (int)UL_BULK_BUFFER_BYTES);
+    if (received > 0)
+        bytes_append(&heard->got, ul_reactor_bulk_buffer(driver->reactor), (size_t)received);
+    else if (received == 0)
+        hear_end(heard);
+    return received;
+}
+
 static void hear_of_stream(struct driver *driver, const int32_t *event) {
     struct heard *heard = driver_heard(driver, event[1]);
     CHECK(!heard->lost);
@@ -111,9 +132,13 @@ static void hear_of_stream(struct driver *driver, const int32_t *event) {
     case UL_EVENT_DATA:
         hear_data(driver, heard, event[2], event[3]);
         break;
+    case UL_EVENT_READABLE:
+        heard->readable = true;
+        if (!driver->leaves_readable)
+            driver_receive(driver, heard->token);
+        break;
     case UL_EVENT_EOF:
-        CHECK(!heard->eof);
-        heard->eof = true;
+        hear_end(heard);
         break;
     case UL_EVENT_DRAINED:
         CHECK(event[2] >= 0 && event[3] >= 0);

@@ -43,22 +43,45 @@ void pattern_check(const struct bytes *bytes, uint32_t stream) {
 
 const char *const family_names[] = {"unix", "tcp"};
 
-static struct sockaddr_in loopback(void) { return (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}}; }
+static struct sockaddr_in loopback(uint16_t port) {
+    return (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+}
+
+/* A TCP socket that may have a port which only connections in TIME_WAIT still have. */
+static int open_socket(int flags) {
+    int fd = SYSTEM(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0)), yes = 1;
+    SYSTEM(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes));
+    return fd;
+}
 
 int listen_on_loopback(int backlog) {
-    struct sockaddr_in address = loopback();
-    int listener = SYSTEM(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    struct sockaddr_in address = loopback(0);
+    int listener = open_socket(SOCK_NONBLOCK);
     SYSTEM(bind(listener, (struct sockaddr *)&address, sizeof address));
     SYSTEM(listen(listener, backlog));
     return listener;
 }
 
-int connect_to(int listener) {
+uint16_t port_of(int listener) {
     struct sockaddr_in address;
     socklen_t length = sizeof address;
     SYSTEM(getsockname(listener, (struct sockaddr *)&address, &length));
-    int fd = SYSTEM(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    SYSTEM(connect(fd, (struct sockaddr *)&address, sizeof address)); /* blocks no longer than the backlog has room */
+    return ntohs(address.sin_port);
+}
+
+bool port_is_free(uint16_t port) {
+    struct sockaddr_in address = loopback(port);
+    int fd = open_socket(0);
+    int error = bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0;
+    close(fd);
+    CHECK(error == 0 || error == EADDRINUSE);
+    return error == 0;
+}
+
+int connect_to(int listener) {
+    struct sockaddr_in address = loopback(port_of(listener));
+    int fd = open_socket(0);
+    SYSTEM(connect(fd, (struct sockaddr *)&address, sizeof address)); /* the backlog has room, so it is done when it returns */
     SYSTEM(fcntl(fd, F_SETFL, O_NONBLOCK));
     return fd;
 }

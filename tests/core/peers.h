@@ -56,4 +56,8 @@ void peer_free(struct peer *peer);  /* closes, and forgets that too */
 int listen_on_loopback(int backlog);
 int connect_to(int listener);
 
+/* The port of a listening socket, and whether another may have it now. */
+uint16_t port_of(int listener);
+bool port_is_free(uint16_t port);
+
 #endif

@@ -8,7 +8,7 @@
 #define SIZE(type, bytes) {"sizeof " #type, sizeof(struct type)},
 #define VALUE(name, number) {#name, (uint64_t)(name)},
 static const struct abi_fact core_facts[] = {
-    ABI_FIELDS(FIELD) ABI_SIZES(SIZE) ABI_VALUES(VALUE) ABI_VALUES_6_6(VALUE) ABI_VALUES_6_12(VALUE){NULL, 0},
+    ABI_FIELDS(FIELD) ABI_SIZES(SIZE) ABI_ALL_VALUES(VALUE){NULL, 0},
 };
 #undef FIELD
 #undef SIZE
@@ -18,7 +18,7 @@ static const struct abi_fact core_facts[] = {
 #define SIZE(type, bytes) {"sizeof " #type, bytes},
 #define VALUE(name, number) {#name, number},
 static const struct abi_fact documented_facts[] = {
-    ABI_FIELDS(FIELD) ABI_SIZES(SIZE) ABI_VALUES(VALUE) ABI_VALUES_6_6(VALUE) ABI_VALUES_6_12(VALUE){NULL, 0},
+    ABI_FIELDS(FIELD) ABI_SIZES(SIZE) ABI_ALL_VALUES(VALUE){NULL, 0},
 };
 
 /* Both lists are in the order of abi_facts.h; the expected one may lack some. */

@@ -1,6 +1,8 @@
 /* The provided-buffer ring against a model of the kernel's side of it, and against completions that no kernel would send. */
 #include "buffers.h"
 
+#include <sys/mman.h>
+
 #include "check.h"
 
 #define COUNT 8U

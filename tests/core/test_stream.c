@@ -1,4 +1,6 @@
 /* Streams at work: bytes go both ways over real sockets, on every setting of the reactor. How streams end is in test_stream_end.c. */
+#include <pthread.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include "check.h"
@@ -379,6 +381,59 @@ static void no_stream_starves_while_a_tick_sleeps(void) {
     driver_close(driver);
 }
 
+/* A flush submits, and takes no completion: what is asked for after it must not wait for the end of a sleep. */
+
+static struct connection write_and_flush(struct driver *driver) {
+    struct connection connection = connection_open(driver, FAMILY_UNIX);
+    driver_fence(driver);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "ping", 4, false), ==, 4);
+    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
+    return connection;
+}
+
+static void a_close_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = write_and_flush(driver);
+    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0);
+    CHECK_UNTIL(driver_heard(driver, connection.token)->lost, driver_tick(driver, CHECK_PATIENCE_NS));
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void low_water_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = write_and_flush(driver);
+    CHECK_INT(ul_stream_set_low_water(driver->streams, connection.token, 0), ==, 0);
+    CHECK_UNTIL(driver_heard(driver, connection.token)->drained, driver_tick(driver, CHECK_PATIENCE_NS));
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
+struct watched {
+    struct ul_reactor *reactor;
+    struct peer *peer;
+};
+
+static void *wake_when_the_peer_is_at_the_end(void *argument) {
+    struct watched *watched = argument;
+    CHECK_UNTIL(peer_is_at_the_end(watched->peer), sched_yield());
+    ul_reactor_wake(watched->reactor);
+    return NULL;
+}
+
+static void an_end_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = write_and_flush(driver);
+    struct watched watched = {driver->reactor, &connection.peer};
+    pthread_t thread;
+    CHECK_INT(ul_stream_write_eof(driver->streams, connection.token), ==, 0);
+    CHECK_INT(pthread_create(&thread, NULL, wake_when_the_peer_is_at_the_end, &watched), ==, 0);
+    driver_tick(driver, 2 * CHECK_PATIENCE_NS);
+    CHECK_INT(pthread_join(thread, NULL), ==, 0);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -404,6 +459,12 @@ int main(int count, char **arguments) {
             RUN(an_idle_sending_side_is_shut_at_once);
             RUN(many_streams_echo_without_mixing);
         }
+    }
+    for (setting = settings; setting < settings + settings_count; setting++) {
+        check_section(setting->name);
+        RUN(a_close_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
+        RUN(low_water_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
+        RUN(an_end_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
     }
     check_section("");
     RUN(no_send_is_left_behind_when_a_tick_sleeps);

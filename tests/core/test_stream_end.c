@@ -223,6 +223,25 @@ static void a_reset_while_reading_is_lost_with_its_error(void) {
     driver_close(driver);
 }
 
+/* The receive has failed when reading is stopped, but that has not been heard yet. */
+static void a_reset_while_reading_is_stopped_is_told_when_it_starts(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    ul_stream_read(driver->streams, connection.token, true);
+    driver_fence(driver);
+    peer_reset(&connection.peer);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
+    ul_stream_read(driver->streams, connection.token, false);
+    driver_fence(driver);
+    CHECK(!is_lost(driver, &connection));
+    ul_stream_read(driver->streams, connection.token, true);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ECONNRESET);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
 static void a_reset_while_sending_is_lost_with_its_error(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open_small(driver, FAMILY_TCP);
@@ -373,6 +392,7 @@ int main(int count, char **arguments) {
         }
         check_section(setting->name);
         RUN(a_reset_while_reading_is_lost_with_its_error);
+        RUN(a_reset_while_reading_is_stopped_is_told_when_it_starts);
         RUN(a_reset_while_sending_is_lost_with_its_error);
         RUN(a_write_to_a_peer_that_is_gone_is_lost_without_a_signal);
     }

@@ -4,7 +4,7 @@
 #include "driver.h"
 
 #define STREAMS 24
-#define STEPS 6000
+#define STEPS 8000
 #define STREAM_BYTES_MOST 300000 /* in each direction */
 #define WRITE_MOST 60000
 #define PINS_MOST 64
@@ -133,12 +133,15 @@ static void act(struct life *life) {
 static void finish(struct life *life) {
     struct peer *peer = &life->connection.peer;
     const struct heard *heard = heard_of(life);
-    CHECK(heard->error == 0 || life->cut);
+    if (!life->cut)
+        CHECK_INT(heard->error, ==, 0);
     CHECK_INT(heard->got.length, <=, life->sent);
     pattern_check(&heard->got, life->number);
     free_pinned(life, life->pins);
     if (peer->fd >= 0)
         peer_has(peer, 0);
+    /* TCP resets a connection that is closed over unread bytes, and what was on its way to the peer is gone too. */
+    life->cut |= family == FAMILY_TCP && heard->got.length < life->sent;
     close(life->connection.fd);
     CHECK_UNTIL(peer->fd < 0 || peer_is_at_the_end(peer), (void)0);
     CHECK_INT(peer->got.length, <=, life->written);

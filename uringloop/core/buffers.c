@@ -82,6 +82,8 @@ void ul_buffers_close(struct ul_buffers *buffers, struct ul_ring *ring, bool lea
     if (!buffers->open)
         return;
     if (leak) {
+        free(buffers->consumed);
+        free(buffers->returned);
         memset(buffers, 0, sizeof *buffers);
         return;
     }

@@ -40,9 +40,12 @@ void ul_files_give_back(struct ul_files *files, int slot) {
 }
 
 void ul_files_prepare_update(struct ul_files *files, struct io_uring_sqe *sqe, int slot, int fd) {
-    files->fds[slot] = fd;
+    /* Emptying has a cell of its own: the filling of the same slot may not have been submitted yet. */
+    static const int32_t nothing = -1;
+    if (fd >= 0)
+        files->fds[slot] = fd;
     sqe->fd = -1;
-    sqe->addr = (uint64_t)(uintptr_t)&files->fds[slot];
+    sqe->addr = (uint64_t)(uintptr_t)(fd >= 0 ? &files->fds[slot] : &nothing);
     sqe->len = 1;
     sqe->off = (uint64_t)slot;
 }

@@ -33,6 +33,7 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
 
 static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     struct ul_engine *engine = &reactor->engine;
+    ul_ring_unregister_self(&engine->ring); /* where ul_reactor_end was not called */
     ul_buffers_close(&engine->buffers, &engine->ring, leak);
     if (engine->files.capacity && engine->ring.fd >= 0)
         ul_ring_register(&engine->ring, IORING_UNREGISTER_FILES, NULL, 0); /* now: closing the ring would let go of them some time later */
@@ -92,9 +93,12 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
         if (error < 0)
             return error;
         reactor->state = UL_REACTOR_ENABLED;
+        reactor->owner = pthread_self();
         ul_reactor_arm_wake(reactor);
     }
-    int error = ul_reactor_real_error(ul_ring_enter(ring, 0, 0)); /* -EEXIST: the ring is another thread's */
+    if (!pthread_equal(reactor->owner, pthread_self()))
+        return -EEXIST; /* what the kernel would say, were it not for a registered index, which means another ring in this thread */
+    int error = ul_reactor_real_error(ul_ring_enter(ring, 0, 0));
     if (error)
         return error;
     if (reactor->options.register_ring)
@@ -140,7 +144,7 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
     case UL_REQUEST_WAKE:
         ul_wake_taken(reactor->wake);
         reactor->woken = true;
-        if (cqe->res != -ECANCELED)
+        if (reactor->state == UL_REACTOR_ENABLED)
             ul_reactor_arm_wake(reactor);
         break;
     case UL_REQUEST_CANCEL:
@@ -201,6 +205,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     engine->event_count = 0;
     reactor->woken = false;
     ul_buffers_recycle(&engine->buffers);
+    ul_reactor_reap(reactor); /* of what was submitted between the ticks; it may have something to tell */
     ul_streams_flush(&reactor->streams);
     int error = 0;
     if (timeout_ns && !reactor->streams.urgent && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
@@ -255,6 +260,9 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     if (reactor->state != UL_REACTOR_ENABLED)
         return true; /* nothing was ever submitted */
+    if (!pthread_equal(reactor->owner, pthread_self()))
+        return false;
+    reactor->state = UL_REACTOR_CLOSING;
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
     for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
@@ -264,7 +272,7 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
         if (engine->in_flight == 0 && ul_reactor_is_up_to_date(reactor))
             return true;
         if (error)
-            return false; /* not our thread, or not our ring */
+            return false;
         engine->event_count = 0;
         if (ul_reactor_enter(reactor, 1, UL_DRAIN_STEP_NS))
             return false;
@@ -280,7 +288,6 @@ uint64_t ul_reactor_close(struct ul_reactor *reactor) {
         return 0;
     }
     uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers);
-    ul_ring_unregister_self(&engine->ring);
     ul_reactor_free(reactor, true);
     return leaked;
 }

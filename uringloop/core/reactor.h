@@ -2,6 +2,8 @@
 #ifndef UL_REACTOR_H
 #define UL_REACTOR_H
 
+#include <pthread.h>
+
 #include "listener.h"
 #include "op.h"
 #include "stream.h"
@@ -10,6 +12,7 @@
 enum ul_reactor_state {
     UL_REACTOR_DISABLED,  /* made; no thread owns the ring yet, and requests queue up */
     UL_REACTOR_ENABLED,   /* owned by the thread that enabled it */
+    UL_REACTOR_CLOSING,   /* nothing is armed again */
     UL_REACTOR_ABANDONED, /* in a forked child: the ring is the parent's */
 };
 
@@ -41,6 +44,7 @@ struct ul_reactor {
     struct ul_operations operations;
     struct ul_options options;
     enum ul_reactor_state state;
+    pthread_t owner; /* valid unless DISABLED */
     struct ul_wake *wake;
     uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
     bool woken;          /* in this tick */

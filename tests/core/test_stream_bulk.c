@@ -1,0 +1,181 @@
+/* Streams with large messages: they change to bulk mode, in which the owner receives when it is told READABLE, and back. */
+#include <sys/socket.h>
+
+#include "check.h"
+#include "driver.h"
+
+#define MESSAGE_BYTES 12000U /* fits one buffer of every setting but the tiny one */
+
+static const struct setting *setting; /* of the tests that are run now */
+static enum family family;
+
+static char message[MESSAGE_BYTES];
+
+/* The peer sends the next bytes of the pattern, and they arrive. */
+static void exchange(struct driver *driver, struct connection *connection, size_t length) {
+    struct heard *heard = driver_heard(driver, connection->token);
+    size_t before = heard->got.length;
+    pattern_fill(message, length, 1, before);
+    CHECK_INT(peer_send(&connection->peer, message, length), ==, length);
+    UNTIL(driver, heard->got.length == before + length);
+}
+
+static uint64_t bulk_receives(const struct driver *driver) { return driver_report(driver).stats.receives_bulk; }
+
+/* A stream in bulk mode that has been given all there was. */
+static struct driver *open_bulk(struct connection *connection) {
+    struct driver *driver = driver_open(&setting->options);
+    *connection = connection_open(driver, family);
+    ul_stream_read(driver->streams, connection->token, true);
+    CHECK_UNTIL(bulk_receives(driver) > 0, exchange(driver, connection, MESSAGE_BYTES));
+    driver_fence(driver);
+    return driver;
+}
+
+/* Bytes are there, and READABLE has been told but not acted on. */
+static struct driver *open_readable(struct connection *connection) {
+    struct driver *driver = open_bulk(connection);
+    driver->leaves_readable = true;
+    pattern_fill(message, MESSAGE_BYTES, 1, driver_heard(driver, connection->token)->got.length);
+    CHECK_INT(peer_send(&connection->peer, message, MESSAGE_BYTES), ==, MESSAGE_BYTES);
+    UNTIL(driver, driver_heard(driver, connection->token)->readable);
+    return driver;
+}
+
+static void end(struct driver *driver, struct connection *connection) {
+    pattern_check(&driver_heard(driver, connection->token)->got, 1);
+    connection_close(driver, connection);
+    driver_close(driver);
+}
+
+static void large_messages_change_the_mode_and_small_ones_change_it_back(void) {
+    struct connection connection;
+    struct driver *driver = open_bulk(&connection);
+    uint64_t arms = driver_report(driver).stats.receive_arms;
+    CHECK_UNTIL(driver_report(driver).stats.receive_arms > arms, exchange(driver, &connection, 100));
+    uint64_t before = bulk_receives(driver);
+    for (int i = 0; i < 20; i++)
+        exchange(driver, &connection, 100);
+    CHECK_INT(bulk_receives(driver), ==, before);
+    end(driver, &connection);
+}
+
+static void changes_of_mode_at_random_lose_nothing(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, family);
+    struct heard *heard = driver_heard(driver, connection.token);
+    size_t sent = 0;
+    ul_stream_read(driver->streams, connection.token, true);
+    for (int i = 0; i < 2000; i++) {
+        bool large = i / 8 % 2;
+        size_t length = large ? 9000 + check_below(3000) : 1 + check_below(100);
+        pattern_fill(message, length, 1, sent);
+        sent += peer_send(&connection.peer, message, length);
+        if (check_one_in(10))
+            ul_stream_read(driver->streams, connection.token, false);
+        if (check_one_in(2))
+            driver_tick(driver, 0);
+        ul_stream_read(driver->streams, connection.token, true);
+    }
+    UNTIL(driver, heard->got.length == sent);
+    CHECK_INT(bulk_receives(driver), >, 0);
+    CHECK_INT(driver_report(driver).stats.receives, >, bulk_receives(driver));
+    end(driver, &connection);
+}
+
+static void readable_is_told_once_until_the_owner_receives(void) {
+    struct connection connection;
+    struct driver *driver = open_readable(&connection);
+    struct heard *heard = driver_heard(driver, connection.token);
+    heard->readable = false;
+    driver_fence(driver);
+    CHECK(!heard->readable);
+    CHECK_INT(driver_receive(driver, connection.token), ==, MESSAGE_BYTES);
+    CHECK_INT(driver_receive(driver, connection.token), ==, -EAGAIN); /* only after the next READABLE */
+    driver->leaves_readable = false;
+    exchange(driver, &connection, MESSAGE_BYTES);
+    end(driver, &connection);
+}
+
+static void an_owner_that_stops_reading_instead_receives_nothing(void) {
+    struct connection connection;
+    struct driver *driver = open_readable(&connection);
+    struct heard *heard = driver_heard(driver, connection.token);
+    size_t before = heard->got.length;
+    ul_stream_read(driver->streams, connection.token, false);
+    CHECK_INT(driver_receive(driver, connection.token), ==, -EAGAIN);
+    driver_fence(driver);
+    CHECK(!heard->readable);
+    driver->leaves_readable = false;
+    ul_stream_read(driver->streams, connection.token, true);
+    UNTIL(driver, heard->got.length == before + MESSAGE_BYTES);
+    end(driver, &connection);
+}
+
+static void an_owner_that_closes_instead_receives_nothing(void) {
+    struct connection connection;
+    struct driver *driver = open_readable(&connection);
+    ul_stream_close(driver->streams, connection.token);
+    CHECK_INT(driver_receive(driver, connection.token), ==, -EAGAIN);
+    end(driver, &connection);
+}
+
+static void the_end_of_the_peer_is_received_once(void) {
+    struct connection connection;
+    struct driver *driver = open_bulk(&connection);
+    struct heard *heard = driver_heard(driver, connection.token);
+    exchange(driver, &connection, MESSAGE_BYTES);
+    peer_shut(&connection.peer);
+    UNTIL(driver, heard->eof);
+    driver_fence(driver);
+    CHECK_INT(driver_report(driver).in_flight, ==, 1); /* nothing waits for more of it */
+    CHECK_INT(ul_stream_receive(driver->streams, connection.token), ==, -EAGAIN);
+    end(driver, &connection);
+}
+
+static void a_reset_is_lost_with_its_error(void) {
+    struct connection connection;
+    family = FAMILY_TCP;
+    struct driver *driver = open_bulk(&connection);
+    peer_reset(&connection.peer);
+    UNTIL(driver, driver_heard(driver, connection.token)->lost);
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ECONNRESET);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void anything_else_receives_nothing(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, family);
+    const int32_t tokens[] = {INT32_MIN, -1, connection.token, connection.token + 1, INT32_MAX};
+    peer_send(&connection.peer, "x", 1);
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+        CHECK_INT(ul_stream_receive(driver->streams, tokens[i]), ==, -EAGAIN);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
+int main(int count, char **arguments) {
+    (void)count;
+    check_begin(arguments);
+    check_seed();
+    for (setting = settings; setting < settings + settings_count; setting++) {
+        if (setting == tiny_setting)
+            continue; /* its buffers are too small for a receive to be large */
+        for (family = FAMILY_UNIX; family <= FAMILY_TCP; family++) {
+            char section[40];
+            snprintf(section, sizeof section, "%s, %s", setting->name, family_names[family]);
+            check_section(section);
+            RUN(large_messages_change_the_mode_and_small_ones_change_it_back);
+            RUN(changes_of_mode_at_random_lose_nothing);
+            RUN(readable_is_told_once_until_the_owner_receives);
+            RUN(an_owner_that_stops_reading_instead_receives_nothing);
+            RUN(an_owner_that_closes_instead_receives_nothing);
+            RUN(the_end_of_the_peer_is_received_once);
+            RUN(anything_else_receives_nothing);
+        }
+        check_section(setting->name);
+        RUN(a_reset_is_lost_with_its_error);
+    }
+    return check_end();
+}
