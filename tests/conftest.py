@@ -6,13 +6,28 @@ import asyncio
 import gc
 import inspect
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import trustme
-from support import LOOPS, J, Callable, LoopFactory, OpenEnd, Peer, Unhandled, eventually, in_use, loops_for, open_files, opened, opened_end
+from support import (
+    LOOPS,
+    PATIENCE,
+    J,
+    LoopFactory,
+    OpenEnd,
+    Peer,
+    Unhandled,
+    eventually,
+    in_use,
+    loops_for,
+    open_files,
+    opened,
+    opened_end,
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,9 +62,13 @@ def level_ground() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
-    """No file descriptor outlives a test. ResourceWarnings are errors, and the collection brings them out."""
+    """No file descriptor and no thread outlives a test. ResourceWarnings are errors; the collection brings them out."""
     before = open_files()
+    threads_before = threading.enumerate()
     yield
+    for thread in set(threading.enumerate()).difference(threads_before):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
     gc.collect()
     after = open_files()
     assert after.items() - before.items() == set()

@@ -73,7 +73,10 @@ def in_use(loop: asyncio.AbstractEventLoop) -> dict[str, int]:
     if loop_kind(loop) != "uringloop":
         return {}
     stats = loop.stats()  # type: ignore[attr-defined]
-    return {name: getattr(stats, name) for name in ("operations_in_flight", "slots_in_use", "buffers_in_use", "streams_open")}
+    return {
+        name: getattr(stats, name)
+        for name in ("operations_in_flight", "slots_in_use", "buffers_in_use", "streams_open")
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ async def soon(awaitable: Awaitable[T]) -> T:
 async def eventually(condition: Callable[[], object]) -> None:
     """Waits for something that nothing announces."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -106,16 +109,17 @@ async def fence() -> None:
         near.setblocking(False)
         for _ in range(3):
             readable = loop.create_future()
-            loop.add_reader(near, _set_once, readable)
+            loop.add_reader(near, set_once, readable, None)
             far.send(b"x")
             await soon(readable)
             loop.remove_reader(near)
             near.recv(1)
 
 
-def _set_once(future: asyncio.Future[None]) -> None:
+def set_once(future: asyncio.Future[T], result: T) -> None:
+    """For callbacks that may come more than once."""
     if not future.done():
-        future.set_result(None)
+        future.set_result(result)
 
 
 class Unhandled:
@@ -297,6 +301,13 @@ class Peer:
         """Everything up to the FIN; ConnectionResetError if a RST comes instead."""
         return await asyncio.to_thread(self._receive, None)
 
+    async def sees_the_end(self) -> bool:
+        """Whether nothing more comes before the connection ends, by a FIN or by a RST."""
+        try:
+            return await self.receive_all() == b""
+        except ConnectionResetError:
+            return True
+
     def _receive(self, size: int | None) -> bytes:
         received = bytearray()
         while size is None or len(received) < size:
@@ -324,9 +335,13 @@ async def listen(
     """A server of the family, "tcp" or "unix", at an address of its own."""
     loop = asyncio.get_running_loop()
     if family == "tcp":
-        server = await loop.create_server(factory, "127.0.0.1", 0, **options)
-    else:
-        server = await loop.create_unix_server(factory, str(directory / "socket"), **options)
+        return await tracked(loop.create_server(factory, "127.0.0.1", 0, **options))
+    return await tracked(loop.create_unix_server(factory, str(directory / "socket"), **options))
+
+
+async def tracked(starting: Awaitable[asyncio.Server]) -> asyncio.Server:
+    """A server that is closed if the test fails before it does so."""
+    server = await starting
     opened.servers.add(server)
     return server
 
@@ -364,7 +379,9 @@ class OpenEnd(Protocol):
 
 
 @asynccontextmanager
-async def opened_end(factory: Callable[[], J], family: str, side: str, directory: Path) -> AsyncIterator[tuple[J, Peer]]:
+async def opened_end(
+    factory: Callable[[], J], family: str, side: str, directory: Path
+) -> AsyncIterator[tuple[J, Peer]]:
     """One connection of the family, with the transport on the "client" or the "server" side of it."""
     end = _accepted_end if side == "server" else _connected_end
     async with end(factory, family, directory) as (protocol, peer):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 EVENT_LOOP_TESTS = {(3, 11): 73, (3, 12): 74, (3, 13): 75}  # later versions have no fewer than the last of these
 RUN_TIMEOUT = 300  # seconds; a run takes a few
 
-# Loops with one defect each, which only `test_call_later` of CPython's suite can notice.
+# Loops with a defect that only `test_call_later` of CPython's suite can notice, and one that no test can miss.
 BROKEN_LOOPS = """
 import asyncio, os, time
 
@@ -30,6 +30,10 @@ class Hanging(asyncio.SelectorEventLoop):
 class Crashing(asyncio.SelectorEventLoop):
     def call_later(self, *args):
         os.abort()
+
+class Unusable(asyncio.SelectorEventLoop):
+    def __init__(self):
+        raise RuntimeError("made, and so noticed")
 """
 
 
@@ -83,6 +87,18 @@ def test_runner_names_the_test_that_fails_hangs_or_crashes_and_runs_the_rest(
     assert outcome["status"] == status
     assert detail in outcome["detail"]
     assert report["passed"] == report["total"] - 1 > 0
+    assert exit_code == 1
+
+
+def test_tests_that_ask_asyncio_for_a_loop_get_the_one_under_test(tmp_path: Path) -> None:
+    (tmp_path / "broken_loops.py").write_text(BROKEN_LOOPS)
+    exit_code, report = conformance(
+        "cpython-streams",
+        *("--loop", "broken_loops:Unusable"),
+        *("--only", "*.StreamTests.test_read*"),
+        python_path=tmp_path,
+    )
+    assert report["failed"] == report["total"] > 0
     assert exit_code == 1
 
 

@@ -46,7 +46,8 @@ class Source:
         piece = self._block[start : start + size]
         self.hash.update(piece)
         self.left -= size
-        return self._chance.choice([bytes, bytearray, memoryview])(piece)
+        kinds: list[Callable[[memoryview], bytes | bytearray | memoryview]] = [bytes, bytearray, memoryview]
+        return self._chance.choice(kinds)(piece)
 
 
 class Talker(Journal, asyncio.Protocol):
@@ -214,7 +215,7 @@ async def test_64_mib_each_way_arrive_as_they_were_sent(streams: TalkingStreams,
 async def test_200_connections_at_once_get_each_their_own(streams: TalkingStreams, chance: random.Random) -> None:
     biggest = 256 * KIB
     sizes = [chance.randint(1, chance.choice([10, 10_000, biggest])) for _ in range(200)]
-    async with streams.listening(lambda: Echoer(Source(0, chance), biggest, chance)) as address:
-        async with asyncio.TaskGroup() as group:
-            for size in sizes:
-                group.create_task(echo(streams, address, size, chance))
+    echoing = streams.listening(lambda: Echoer(Source(0, chance), biggest, chance))
+    async with echoing as address, asyncio.TaskGroup() as group:
+        for size in sizes:
+            group.create_task(echo(streams, address, size, chance))

@@ -1,4 +1,4 @@
-"""How stream connections end: closing, aborting, half-closing, and a peer that goes away; and what the peer sees of it."""
+"""How stream connections end: closing, aborting, half-closing, a peer that goes away; and what the peer sees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -387,10 +387,10 @@ async def protocol_fails(protocol: Recorder, peer: Peer, unhandled: Unhandled) -
     "way", [close, abort, write_eof, peer_ends_first, close_while_paused, close_after_the_eof, protocol_fails]
 )
 async def test_peer_sees_a_fin_however_the_transport_ends(
-    open_end: OpenEnd, unhandled: Unhandled, way: Callable[[Recorder, Peer, Unhandled], Callable[[], None]]
+    open_end: OpenEnd, unhandled: Unhandled, way: Callable[[Recorder, Peer, Unhandled], Awaitable[None]]
 ) -> None:
     protocol, peer = await open_end(Recorder)
     protocol.transport.write(b"before")
     assert await peer.receive(6) == b"before"
-    await way(protocol, peer, unhandled)  # type: ignore[misc]
+    await way(protocol, peer, unhandled)
     assert await peer.receive_all() == b""

@@ -9,6 +9,7 @@ import array
 import asyncio
 import random
 import socket
+from asyncio import trsock
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from support import (
     listen,
     loop_kind,
     per_loop,
+    tracked,
 )
 
 pytestmark = pytest.mark.tiny_ring
@@ -229,7 +231,7 @@ async def test_a_write_from_every_callback_is_sent(open_end: OpenEnd) -> None:
             self.transport.write(b"eof.")
             return super().eof_received()
 
-    protocol, peer = await open_end(Talker)
+    _, peer = await open_end(Talker)
     await peer.send(b"?")
     assert await peer.receive(10) == b"made,data,"
     peer.send_fin()
@@ -391,7 +393,7 @@ async def test_the_socket_of_a_transport_can_be_asked_but_not_taken(open_end: Op
     protocol, peer = await open_end(Recorder)
     sock = protocol.transport.get_extra_info("socket")
     # uvloop has a class of its own that does the same.
-    assert isinstance(sock, asyncio.trsock.TransportSocket) is per_loop(asyncio=True, uvloop=False, uringloop=True)  # type: ignore[attr-defined]
+    assert isinstance(sock, trsock.TransportSocket) is per_loop(asyncio=True, uvloop=False, uringloop=True)
     assert (sock.family, sock.type) == (peer.sock.family, socket.SOCK_STREAM)
     assert sock.getsockname() == peer.sock.getpeername()
     assert sock.gettimeout() == 0
@@ -431,7 +433,7 @@ async def test_tcp_sockets_that_are_handed_in_send_without_delay_too() -> None:
             accepted.append(self)
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Remembered, sock=socket.create_server(("127.0.0.1", 0)))
+    server = await tracked(loop.create_server(Remembered, sock=socket.create_server(("127.0.0.1", 0))))
     sock = connect_plainly(address_of(server))
     sock.setblocking(False)
     _, connected = await loop.create_connection(Recorder, sock=sock)
