@@ -75,7 +75,7 @@ def test_module_offers_what_uvloop_offers() -> None:
 
 def test_module_has_no_attribute_that_it_does_not_have() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
-        uringloop.no_such_name  # type: ignore[attr-defined] # noqa: B018
+        uringloop.no_such_name  # noqa: B018
 
 
 def test_version_is_that_of_the_distribution() -> None:
@@ -234,7 +234,7 @@ def test_install_makes_it_the_loop_of_the_process() -> None:
 
 @pytest.mark.parametrize("option", ["entries", "buffers"])
 @pytest.mark.parametrize("value", [3, 100, (1 << 15) + 1])
-def test_number_that_is_not_a_power_of_two_is_refused(option: str, value: int) -> None:
+def test_number_that_is_not_a_power_of_two_is_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{option}.*power of two"):
         uringloop.new_event_loop(**{option: value})
 
@@ -253,7 +253,7 @@ def test_number_that_is_not_a_power_of_two_is_refused(option: str, value: int) -
         ("files", -1, 0),
     ],
 )
-def test_number_out_of_range_is_refused_and_the_bound_is_named(option: str, value: int, bound: int) -> None:
+def test_number_out_of_range_is_refused_and_the_bound_is_named(option: str, value: Any, bound: int) -> None:
     with pytest.raises(ValueError, match=option) as refused:
         uringloop.new_event_loop(**{option: value})
     assert str(bound) in str(refused.value)
@@ -268,7 +268,7 @@ def test_number_of_the_wrong_type_is_refused(option: str, value: Any) -> None:
 
 def test_unknown_option_is_refused() -> None:
     with pytest.raises(TypeError, match="colour"):
-        uringloop.new_event_loop(colour="green")  # type: ignore[call-arg]
+        uringloop.new_event_loop(colour="green")
 
 
 @pytest.mark.parametrize("value", ["trio", "uvloop", True])
@@ -279,7 +279,7 @@ def test_unknown_fallback_is_refused_even_where_it_is_not_needed(value: Any) -> 
 
 def test_options_are_given_by_name_only() -> None:
     with pytest.raises(TypeError, match="positional"):
-        uringloop.new_event_loop(64)  # type: ignore[misc]
+        uringloop.new_event_loop(64)  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_options_are_given_by_name_only() -> None:
         {"files": 1},
     ],
 )
-def test_loop_works_at_the_bounds_of_its_options(options: dict[str, int]) -> None:
+def test_loop_works_at_the_bounds_of_its_options(options: dict[str, Any]) -> None:
     async def say_and_hear() -> bytes:
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.read())
@@ -343,7 +343,7 @@ STATS = (
 
 
 def test_stats_are_plain_and_of_the_moment() -> None:
-    loop = uringloop.new_event_loop()
+    loop = uringloop.Loop()
     before = loop.stats()
     for name in STATS:
         assert type(getattr(before, name)) is int, name
@@ -357,9 +357,9 @@ def test_stats_are_plain_and_of_the_moment() -> None:
 
 
 def test_stats_cannot_be_written_to() -> None:
-    loop = uringloop.new_event_loop()
+    loop = uringloop.Loop()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        loop.stats().ticks = 0  # type: ignore[misc]
+        loop.stats().ticks = 0  # type: ignore[misc] # that is what is tested
     loop.close()
 
 

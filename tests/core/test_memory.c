@@ -1,0 +1,138 @@
+/* Every allocation of the core fails once, alone and with all that follow it: calls say so, nothing is touched that is not there, and when
+ * memory is back close gives everything back.
+ *
+ * The linker puts these functions in the place of malloc, calloc and realloc; see the Makefile.
+ */
+#include <sys/socket.h>
+
+#include "check.h"
+#include "driver.h"
+
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__real_realloc(void *memory, size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_realloc(void *memory, size_t bytes);
+
+/* How many allocations succeed before the first fails, and how many fail then. Negative: all succeed. */
+static int before_failure = -1, failures;
+
+static bool fails(void) {
+    if (before_failure < 0)
+        return false;
+    if (before_failure > 0) {
+        before_failure--;
+        return false;
+    }
+    if (failures == 0)
+        return false;
+    failures--;
+    return true;
+}
+
+void *__wrap_malloc(size_t bytes) { return fails() ? NULL : __real_malloc(bytes); }
+void *__wrap_calloc(size_t count, size_t bytes) { return fails() ? NULL : __real_calloc(count, bytes); }
+void *__wrap_realloc(void *memory, size_t bytes) { return fails() ? NULL : __real_realloc(memory, bytes); }
+
+enum { STREAMS = 70, ALL = 1 << 20 }; /* more streams than a chunk of the table, and requests than a tiny ring and the first spill hold */
+
+struct world {
+    int fds[STREAMS];
+    struct peer peers[STREAMS];
+    int listener;
+};
+
+static char data[20000];
+
+static void open_world(struct world *world) {
+    for (int i = 0; i < STREAMS; i++)
+        world->fds[i] = peer_connect(&world->peers[i], FAMILY_UNIX);
+    world->listener = listen_on_loopback(1);
+}
+
+static void close_world(struct world *world) {
+    for (int i = 0; i < STREAMS; i++) {
+        close(world->fds[i]);
+        CHECK(peer_is_at_the_end(&world->peers[i]));
+        peer_free(&world->peers[i]);
+    }
+    close(world->listener);
+}
+
+static void use_streams(struct ul_streams *streams, const struct world *world) {
+    for (int i = 0; i < STREAMS; i++) {
+        int32_t token = ul_stream_open(streams, world->fds[i]);
+        CHECK(token >= 0 || token == -ENOMEM);
+        if (token < 0)
+            continue;
+        ul_stream_read(streams, token, true);
+        int64_t copied = ul_stream_write(streams, token, data, sizeof data, false);
+        int64_t pinned = ul_stream_write(streams, token, data, sizeof data, true);
+        CHECK(copied >= 0 || copied == -ENOMEM);
+        CHECK(pinned >= 0 || pinned == -ENOMEM);
+        if (i % 3 == 0)
+            ul_stream_close(streams, token);
+        if (i % 3 == 1)
+            ul_stream_read(streams, token, false);
+    }
+}
+
+static void use_reactor(struct ul_reactor *reactor, const struct world *world) {
+    CHECK_INT(ul_reactor_begin(reactor), ==, 0);
+    use_streams(ul_reactor_streams(reactor), world);
+    int32_t listener = ul_listener_open(ul_reactor_listeners(reactor), world->listener);
+    int32_t operation = ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, world->fds[0], 0, 0, 0, 0);
+    for (int i = 0; i < 5; i++)
+        CHECK_INT(ul_reactor_tick(reactor, 0), >=, 0);
+    if (listener >= 0)
+        ul_listener_close(ul_reactor_listeners(reactor), listener);
+    if (operation >= 0)
+        ul_operation_cancel(ul_reactor_operations(reactor), operation);
+    for (int i = 0; i < 5; i++)
+        CHECK_INT(ul_reactor_tick(reactor, 0), >=, 0);
+    ul_reactor_end(reactor);
+}
+
+/* True if anything was left to fail. */
+static bool run_with_failures(const struct setting *setting, int before, int count) {
+    struct world world;
+    int error = 0;
+    open_world(&world);
+    before_failure = before;
+    failures = count;
+    struct ul_reactor *reactor = ul_reactor_open(&setting->options, &error);
+    CHECK(reactor || error == -ENOMEM);
+    if (reactor)
+        use_reactor(reactor, &world);
+    bool failed = failures < count;
+    before_failure = -1;
+    if (reactor)
+        CHECK_INT(ul_reactor_close(reactor), ==, 0);
+    close_world(&world);
+    return failed;
+}
+
+static void any_allocation_may_fail(void) {
+    int before = 0;
+    driver_close(driver_open(&tiny_setting->options)); /* skips where there is no such reactor */
+    while (run_with_failures(tiny_setting, before, 1))
+        before++;
+    CHECK_INT(before, >, 100);
+}
+
+static void memory_may_run_out_at_any_time(void) {
+    int before = 0;
+    driver_close(driver_open(&tiny_setting->options));
+    while (run_with_failures(tiny_setting, before, ALL))
+        before++;
+    CHECK_INT(before, >, 100);
+}
+
+int main(int count, char **arguments) {
+    (void)count;
+    check_begin(arguments);
+    RUN(any_allocation_may_fail);
+    RUN(memory_may_run_out_at_any_time);
+    return check_end();
+}
