@@ -44,3 +44,5 @@ def run_handle(handle: Any) -> None:
         handle._loop.call_exception_handler(
             {"message": f"Exception in callback {callback}", "exception": exc, "handle": handle}
         )
+    # A task that failed holds its traceback, which holds this frame: without this the cycle waits for the collector.
+    handle = None

@@ -196,6 +196,7 @@ class Loop(asyncio.SelectorEventLoop):
             self._report_slow(handle, self.time() - start)
         finally:
             self._current_handle = None  # type: ignore[assignment]
+            del handle  # see run_handle
 
     def _watch_event(self, hand_out: Callable[[Event], None], event: Event) -> None:
         owner = self._selector.streams.get(event[1])
