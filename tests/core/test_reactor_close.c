@@ -9,8 +9,8 @@
 #include "check.h"
 #include "driver.h"
 
-/* A close that had to wait for its time limit of a second has failed to find out that it was done. */
-#define PROMPT_NS (300 * MILLISECOND)
+/* A close that took the second which it allows the kernel has failed to find out that it was done. */
+#define PROMPT_NS (900 * MILLISECOND)
 
 #define STREAMS 60
 
