@@ -39,6 +39,7 @@ int check_system(long result, const char *file, int line, const char *call);
 
 /* The bound on every wait; it is reached only if what is waited for never happens. */
 #define CHECK_PATIENCE_NS INT64_C(10000000000)
+#define MILLISECOND INT64_C(1000000) /* of nanoseconds */
 int64_t check_now_ns(void);
 
 /* Runs `step` until the condition holds. A step that takes too long fails too. */

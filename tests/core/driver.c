@@ -5,8 +5,6 @@
 #include <sys/socket.h>
 #include <sys/utsname.h>
 
-#include "check.h"
-
 /* --- settings ---------------------------------------------------------------------------------------------------------------------- */
 
 #define RING(sq, cq) .sq_entries = sq, .cq_entries = cq
@@ -34,14 +32,15 @@ static bool kernel_frees_files_at_once(void) {
     return major > 6 || (major == 6 && minor >= 13);
 }
 
-static struct ul_reactor *open_reactor(const struct ul_options *options) {
+struct ul_reactor *reactor_open(const struct ul_options *wanted) {
+    struct ul_options options = *wanted;
     int error;
-    if (options->files && !kernel_frees_files_at_once())
-        check_skip("a fixed-file table leaks before Linux 6.13");
-    struct ul_reactor *reactor = ul_reactor_open(options, &error);
+    if (!kernel_frees_files_at_once())
+        options.files = 0;
+    struct ul_reactor *reactor = ul_reactor_open(&options, &error);
     if (error == -EPERM || error == -ENOSYS)
         check_skip("no io_uring: %s", strerror(-error));
-    if (error == -EINVAL && options->incremental)
+    if (error == -EINVAL && options.incremental)
         check_skip("no incremental buffers before Linux 6.12");
     CHECK_INT(error, ==, 0);
     return reactor;
@@ -49,7 +48,7 @@ static struct ul_reactor *open_reactor(const struct ul_options *options) {
 
 struct driver *driver_open(const struct ul_options *options) {
     struct driver *driver = calloc(1, sizeof *driver);
-    driver->reactor = open_reactor(options);
+    driver->reactor = reactor_open(options);
     driver->streams = ul_reactor_streams(driver->reactor);
     driver->listeners = ul_reactor_listeners(driver->reactor);
     driver->operations = ul_reactor_operations(driver->reactor);
@@ -65,6 +64,7 @@ static bool is_at_rest(const struct driver *driver) {
 
 void driver_close(struct driver *driver) {
     UNTIL(driver, is_at_rest(driver));
+    CHECK_INT(driver_report(driver).stats.stale_completions, ==, 0); /* nothing was reported lost before it was over */
     ul_reactor_end(driver->reactor);
     CHECK_INT(ul_reactor_close(driver->reactor), ==, 0);
     for (size_t i = 0; i < driver->heard_count; i++)

@@ -6,10 +6,9 @@
 #ifndef DRIVER_H
 #define DRIVER_H
 
+#include "check.h"
 #include "peers.h"
 #include "reactor.h"
-
-#define MILLISECOND INT64_C(1000000)
 
 /* What has been heard of one stream. */
 struct heard {
@@ -57,7 +56,10 @@ extern const size_t settings_count;
 extern const struct setting *const usual_setting;
 extern const struct setting *const tiny_setting; /* 4 SQEs, 8 CQEs, 2 buffers */
 
-/* A reactor of this setting between begin and end. The test is skipped where the kernel has no such thing. */
+/* A reactor of this setting. The test is skipped where the kernel has no such thing; a kernel that leaks fixed files gets no table. */
+struct ul_reactor *reactor_open(const struct ul_options *options);
+
+/* The same, begun, with its driver. */
 struct driver *driver_open(const struct ul_options *options);
 
 /* End and close. Before that, all that the test used must have been given back. */

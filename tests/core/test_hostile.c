@@ -18,10 +18,7 @@ static struct ul_engine *engine;
 static char data[20000];
 
 static void open_reactor(void) {
-    int error;
-    driver_close(driver_open(&setting->options)); /* skips where there is no such reactor */
-    reactor = ul_reactor_open(&setting->options, &error);
-    CHECK(reactor);
+    reactor = reactor_open(&setting->options);
     engine = &reactor->engine;
 }
 

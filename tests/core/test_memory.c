@@ -115,7 +115,7 @@ static bool run_with_failures(const struct setting *setting, int before, int cou
 
 static void any_allocation_may_fail(void) {
     int before = 0;
-    driver_close(driver_open(&tiny_setting->options)); /* skips where there is no such reactor */
+    driver_close(driver_open(&tiny_setting->options)); /* skips where there is no io_uring */
     while (run_with_failures(tiny_setting, before, 1))
         before++;
     CHECK_INT(before, >, 100);

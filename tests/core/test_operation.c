@@ -54,6 +54,7 @@ static void a_cancelled_operation_is_done_once(void) {
     driver_fence(driver);
     CHECK_INT(ul_operation_cancel(driver->operations, reading), ==, 0);
     CHECK_INT(ul_operation_cancel(driver->operations, reading), ==, 0);
+    CHECK_INT(ul_ring_unsubmitted(&driver->reactor->engine.ring), ==, 1); /* twice is once */
     CHECK_INT(result_of(driver, reading), ==, -ECANCELED);
     driver_fence(driver);
     CHECK_INT(driver_done_times(driver, reading), ==, 1);

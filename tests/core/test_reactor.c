@@ -50,6 +50,39 @@ static void all_writes_of_a_turn_go_out_in_one_system_call(void) {
     driver_close(driver);
 }
 
+static void a_write_and_a_close_go_out_in_one_system_call(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    driver_fence(driver);
+    uint64_t before = enters(driver);
+    ul_stream_write(driver->streams, connection.token, "bye", 3, false);
+    ul_stream_close(driver->streams, connection.token);
+    CHECK_INT(driver_tick(driver, CHECK_PATIENCE_NS), ==, 1);
+    CHECK_INT(enters(driver), ==, before + 1);
+    CHECK(peer_has(&connection.peer, 3));
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+/* A socket that was full has made sends wait, and be completed; once it has room they complete in silence again. */
+static void sends_to_a_socket_with_room_again_have_no_completions(void) {
+    static char large[400000];
+    struct driver *driver = driver_open(&usual_setting->options);
+    struct connection connection = connection_open_small(driver, FAMILY_UNIX);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, large, sizeof large, true), >, 0);
+    UNTIL(driver, peer_has(&connection.peer, sizeof large));
+    UNTIL(driver, driver_heard(driver, connection.token)->released == 1);
+    uint64_t before = driver_report(driver).stats.completions;
+    for (size_t i = 1; i <= 10; i++) {
+        ul_stream_write(driver->streams, connection.token, "x", 1, false);
+        driver_tick(driver, 0);
+        CHECK(peer_has(&connection.peer, sizeof large + i));
+    }
+    CHECK_INT(driver_report(driver).stats.completions, ==, before);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 /* --- what a tick brings ------------------------------------------------------------------------------------------------------------ */
 
 enum { PIPES = 60 };
@@ -148,10 +181,7 @@ static void wakes_before_a_tick_are_one(void) {
 }
 
 static void a_wake_before_the_beginning_is_heard(void) {
-    int error;
-    struct driver *probe = open_driver(); /* skips where there is no such reactor */
-    struct ul_reactor *reactor = ul_reactor_open(&setting->options, &error);
-    CHECK(reactor);
+    struct ul_reactor *reactor = reactor_open(&setting->options);
     ul_reactor_wake(reactor);
     CHECK_INT(ul_reactor_begin(reactor), ==, 0);
     int64_t started = check_now_ns();
@@ -159,7 +189,6 @@ static void a_wake_before_the_beginning_is_heard(void) {
     CHECK_INT(check_now_ns() - started, <, CHECK_PATIENCE_NS / 2);
     ul_reactor_end(reactor);
     CHECK_INT(ul_reactor_close(reactor), ==, 0);
-    driver_close(probe);
 }
 
 static void a_waker_outlives_its_reactor(void) {
@@ -237,24 +266,16 @@ static void the_ring_is_registered_from_begin_to_end(void) {
 }
 
 static void before_the_beginning_there_is_no_tick(void) {
-    int error;
-    struct driver *probe = open_driver();
-    struct ul_reactor *reactor = ul_reactor_open(&setting->options, &error);
-    CHECK(reactor);
+    struct ul_reactor *reactor = reactor_open(&setting->options);
     CHECK_INT(ul_reactor_tick(reactor, -1), ==, -EBADFD);
     CHECK_INT(ul_reactor_flush(reactor), ==, 0);
     CHECK_INT(ul_reactor_close(reactor), ==, 0);
-    driver_close(probe);
 }
 
 /* An asyncio loop may be made, and given work, before the thread that runs it is there. */
 static void what_is_asked_before_the_beginning_is_done_after_it(void) {
-    int error;
-    struct driver driver = {0};
+    struct driver driver = {.reactor = reactor_open(&setting->options)};
     struct connection connection;
-    driver_close(open_driver());
-    driver.reactor = ul_reactor_open(&setting->options, &error);
-    CHECK(driver.reactor);
     driver.streams = ul_reactor_streams(driver.reactor);
     connection.fd = peer_connect(&connection.peer, FAMILY_TCP);
     connection.token = ul_stream_open(driver.streams, connection.fd);
@@ -342,6 +363,8 @@ int main(int count, char **arguments) {
     }
     check_section("");
     RUN(all_writes_of_a_turn_go_out_in_one_system_call);
+    RUN(a_write_and_a_close_go_out_in_one_system_call);
+    RUN(sends_to_a_socket_with_room_again_have_no_completions);
     RUN(a_tick_brings_all_that_is_ready);
     RUN(an_overflown_cq_loses_nothing);
     return check_end();

@@ -17,16 +17,8 @@
 static const struct setting *setting; /* of the tests that are run now */
 
 /* Not a driver: nothing is at rest when these tests close. */
-static struct ul_reactor *open_reactor(void) {
-    int error;
-    driver_close(driver_open(&setting->options)); /* skips where there is no such reactor */
-    struct ul_reactor *reactor = ul_reactor_open(&setting->options, &error);
-    CHECK(reactor);
-    return reactor;
-}
-
 static struct ul_reactor *begin_reactor(void) {
-    struct ul_reactor *reactor = open_reactor();
+    struct ul_reactor *reactor = reactor_open(&setting->options);
     CHECK_INT(ul_reactor_begin(reactor), ==, 0);
     return reactor;
 }
@@ -104,7 +96,7 @@ static void close_gives_back_what_has_settled(void) { check_close_after(50, true
 
 static void close_gives_back_what_was_never_begun(void) {
     struct everything everything;
-    struct ul_reactor *reactor = open_reactor();
+    struct ul_reactor *reactor = reactor_open(&setting->options);
     open_everything(reactor, &everything);
     close_promptly(reactor);
     close_everything(&everything);
@@ -198,7 +190,7 @@ static void hundreds_of_streams_are_given_back(void) {
 
 static void a_reactor_that_cannot_be_made_leaves_nothing(void) {
     int error = 0;
-    driver_close(driver_open(&setting->options));
+    close_promptly(reactor_open(&setting->options));
     struct ul_options options = setting->options;
     options.buffer_count = 3; /* not a power of two */
     CHECK(!ul_reactor_open(&options, &error));

@@ -1,6 +1,4 @@
 /* Streams at work: bytes go both ways over real sockets, on every setting of the reactor. How streams end is in test_stream_end.c. */
-#include <pthread.h>
-#include <sched.h>
 #include <sys/socket.h>
 
 #include "check.h"
@@ -335,105 +333,6 @@ static void many_streams_echo_without_mixing(void) {
     driver_close(driver);
 }
 
-/* --- no tick sleeps over work ------------------------------------------------------------------------------------------------------ */
-
-/* All sends are short at first, and what is left of them does not fit the submission queue at once. Only one peer at a time reads. */
-static void no_send_is_left_behind_when_a_tick_sleeps(void) {
-    enum { SENDERS = 20, LENGTH = 400000 };
-    static char data[LENGTH];
-    struct driver *driver = driver_open(&tiny_setting->options);
-    struct connection connections[SENDERS];
-    for (int i = 0; i < SENDERS; i++) {
-        connections[i] = connection_open_small(driver, FAMILY_UNIX);
-        CHECK_INT(ul_stream_write(driver->streams, connections[i].token, data, LENGTH, true), >, 0);
-    }
-    driver_tick(driver, 0);
-    for (int i = SENDERS - 1; i >= 0; i--) {
-        struct peer *peer = &connections[i].peer;
-        CHECK(peer_has(peer, 1));
-        size_t before = peer->got.length;
-        CHECK_UNTIL(peer_has(peer, before + 1), driver_tick(driver, CHECK_PATIENCE_NS));
-    }
-    for (int i = 0; i < SENDERS; i++)
-        connection_close(driver, &connections[i]);
-    driver_close(driver);
-}
-
-/* Buffers may come back without an event, from a stream that is closing; a stream that has waited for one gets it. */
-static void no_stream_starves_while_a_tick_sleeps(void) {
-    static char block[100000];
-    struct driver *driver = driver_open(&tiny_setting->options);
-    struct connection closing = connection_open_small(driver, FAMILY_UNIX), hungry = connection_open(driver, FAMILY_UNIX);
-    ul_stream_read(driver->streams, closing.token, true);
-    ul_stream_read(driver->streams, hungry.token, true);
-    ul_stream_write(driver->streams, closing.token, block, sizeof block, true); /* its peer does not read, so it is not lost soon */
-    driver_fence(driver);
-    CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096);
-    CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096); /* the pool is used up */
-    CHECK_INT(peer_send(&hungry.peer, block, 100), ==, 100);
-    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
-    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0); /* completions come, but are not taken */
-    ul_stream_close(driver->streams, closing.token);
-    CHECK_UNTIL(driver_heard(driver, hungry.token)->got.length == 100, driver_tick(driver, CHECK_PATIENCE_NS));
-    CHECK_INT(driver_report(driver).stats.receive_starved, >, 0);
-    connection_close(driver, &closing);
-    connection_close(driver, &hungry);
-    driver_close(driver);
-}
-
-/* A flush submits, and takes no completion: what is asked for after it must not wait for the end of a sleep. */
-
-static struct connection write_and_flush(struct driver *driver) {
-    struct connection connection = connection_open(driver, FAMILY_UNIX);
-    driver_fence(driver);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "ping", 4, false), ==, 4);
-    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
-    return connection;
-}
-
-static void a_close_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
-    struct driver *driver = open_driver();
-    struct connection connection = write_and_flush(driver);
-    CHECK_INT(ul_stream_close(driver->streams, connection.token), ==, 0);
-    CHECK_UNTIL(driver_heard(driver, connection.token)->lost, driver_tick(driver, CHECK_PATIENCE_NS));
-    connection_finish(driver, &connection);
-    driver_close(driver);
-}
-
-static void low_water_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
-    struct driver *driver = open_driver();
-    struct connection connection = write_and_flush(driver);
-    CHECK_INT(ul_stream_set_low_water(driver->streams, connection.token, 0), ==, 0);
-    CHECK_UNTIL(driver_heard(driver, connection.token)->drained, driver_tick(driver, CHECK_PATIENCE_NS));
-    connection_close(driver, &connection);
-    driver_close(driver);
-}
-
-struct watched {
-    struct ul_reactor *reactor;
-    struct peer *peer;
-};
-
-static void *wake_when_the_peer_is_at_the_end(void *argument) {
-    struct watched *watched = argument;
-    CHECK_UNTIL(peer_is_at_the_end(watched->peer), sched_yield());
-    ul_reactor_wake(watched->reactor);
-    return NULL;
-}
-
-static void an_end_after_a_flush_does_not_wait_for_the_end_of_a_sleep(void) {
-    struct driver *driver = open_driver();
-    struct connection connection = write_and_flush(driver);
-    struct watched watched = {driver->reactor, &connection.peer};
-    pthread_t thread;
-    CHECK_INT(ul_stream_write_eof(driver->streams, connection.token), ==, 0);
-    CHECK_INT(pthread_create(&thread, NULL, wake_when_the_peer_is_at_the_end, &watched), ==, 0);
-    driver_tick(driver, 2 * CHECK_PATIENCE_NS);
-    CHECK_INT(pthread_join(thread, NULL), ==, 0);
-    connection_close(driver, &connection);
-    driver_close(driver);
-}
-
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -460,14 +359,5 @@ int main(int count, char **arguments) {
             RUN(many_streams_echo_without_mixing);
         }
     }
-    for (setting = settings; setting < settings + settings_count; setting++) {
-        check_section(setting->name);
-        RUN(a_close_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
-        RUN(low_water_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
-        RUN(an_end_after_a_flush_does_not_wait_for_the_end_of_a_sleep);
-    }
-    check_section("");
-    RUN(no_send_is_left_behind_when_a_tick_sleeps);
-    RUN(no_stream_starves_while_a_tick_sleeps);
     return check_end();
 }

@@ -60,6 +60,27 @@ static void large_messages_change_the_mode_and_small_ones_change_it_back(void) {
     end(driver, &connection);
 }
 
+static uint8_t mode_of(const struct driver *driver, const struct connection *connection) {
+    const struct ul_stream *stream = ul_table_get(&driver->streams->table, connection->token);
+    return stream->read_mode;
+}
+
+/* Messages count anew after each change. */
+static void one_message_does_not_change_the_mode(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, family);
+    ul_stream_read(driver->streams, connection.token, true);
+    exchange(driver, &connection, MESSAGE_BYTES);
+    CHECK_INT(mode_of(driver, &connection), ==, UL_READ_MULTISHOT);
+    CHECK_UNTIL(mode_of(driver, &connection) == UL_READ_BULK, exchange(driver, &connection, MESSAGE_BYTES));
+    exchange(driver, &connection, 100);
+    CHECK_INT(mode_of(driver, &connection), ==, UL_READ_BULK);
+    CHECK_UNTIL(mode_of(driver, &connection) == UL_READ_MULTISHOT, exchange(driver, &connection, 100));
+    exchange(driver, &connection, MESSAGE_BYTES);
+    CHECK_INT(mode_of(driver, &connection), ==, UL_READ_MULTISHOT);
+    end(driver, &connection);
+}
+
 static void changes_of_mode_at_random_lose_nothing(void) {
     struct driver *driver = driver_open(&setting->options);
     struct connection connection = connection_open(driver, family);
@@ -167,6 +188,7 @@ int main(int count, char **arguments) {
             snprintf(section, sizeof section, "%s, %s", setting->name, family_names[family]);
             check_section(section);
             RUN(large_messages_change_the_mode_and_small_ones_change_it_back);
+            RUN(one_message_does_not_change_the_mode);
             RUN(changes_of_mode_at_random_lose_nothing);
             RUN(readable_is_told_once_until_the_owner_receives);
             RUN(an_owner_that_stops_reading_instead_receives_nothing);
