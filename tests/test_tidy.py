@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("loop",),
     ("transports.server",),
     ("transports.stream",),
-    ("transports.base",),
+    ("transports.base", "operations"),
     ("selector", "probe", "stats", "handles", "compat"),
     ("reactor",),
     ("core._core", "_version"),

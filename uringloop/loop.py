@@ -20,6 +20,7 @@ from typing import Any, TypeVarTuple
 
 from uringloop import compat
 from uringloop.handles import Handle, run_handle
+from uringloop.operations import Operations
 from uringloop.probe import DEFAULT_ENTRIES, default_buffers, probe, usable_files
 from uringloop.reactor import Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
@@ -65,6 +66,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._reactor = Reactor(choose_options(entries=entries, buffers=buffers, buffer_size=buffer_size, files=files))
         self._selector = RingSelector(self._reactor)
         self._turn = self._selector.turn
+        self._operations = Operations(self, self._selector, self._reactor)
         try:
             super().__init__(self._selector)
         except BaseException:

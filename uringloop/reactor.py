@@ -36,6 +36,7 @@ _EVENT_BYTES: Final = _EVENT.size
 _iter_events: Callable[[memoryview], Iterator[Event]] = _EVENT.iter_unpack
 
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
+OP_READ: Final[int] = _lib.IORING_OP_READ
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
 
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
@@ -221,7 +222,21 @@ class Reactor:
 
     def poll_start(self, fd: int, mask: int) -> int:
         """A token for one wait until `fd` is ready for `mask` (poll(2)). Raises OSError."""
-        return _checked(self._operation_start(OP_POLL_ADD, fd, 0, 0, 0, mask))
+        return self.operation_start(OP_POLL_ADD, fd, 0, 0, 0, mask, 0, 0)
+
+    def operation_start(
+        self,
+        opcode: int,
+        fd: int,
+        address: int,
+        length: int,
+        offset: int,
+        flags: int,
+        file_index: int,
+        address3: int,
+    ) -> int:
+        """A token for a request with these fields. Raises OSError."""
+        return _checked(self._operation_start(opcode, fd, address, length, offset, flags, file_index, address3))
 
     def report(self) -> Any:
         """The counters of core/reactor.h as a struct; the same object every time."""
@@ -229,9 +244,20 @@ class Reactor:
         return self._report
 
 
-def pin(data: bytes) -> Any:
-    """What `stream_write` takes as pinned: keeps `data` alive and in place as long as it is referenced."""
-    return _ffi.from_buffer(data)
+def pin(data: Any, *, writable: bool = False) -> Any:
+    """What `stream_write` takes as pinned: keeps the bytes-like `data` alive and in place as long as it is referenced.
+    Raises BufferError or TypeError for what cannot be pinned."""
+    return _ffi.from_buffer(data, require_writable=writable)
+
+
+def address_of(pinned: Any) -> int:
+    """The address of what `pin` gave, for an operation."""
+    return int(_ffi.cast("uintptr_t", pinned))
+
+
+def leave_to_kernel(memory: object) -> None:
+    """Never free this: a ring that could not be emptied may still read or write there."""
+    _left_to_kernel.append(memory)
 
 
 def leaked_bytes() -> int:
@@ -260,6 +286,7 @@ def raise_tick_error(code: int) -> None:
 
 
 _leaked: list[int] = []
+_left_to_kernel: list[object] = []
 _reactors: weakref.WeakSet[Reactor] = weakref.WeakSet()
 
 

@@ -29,10 +29,12 @@ from uringloop.reactor import (
     EVENT_LOST,
     EVENT_READABLE,
     Event,
+    leave_to_kernel,
     raise_tick_error,
 )
 
 if TYPE_CHECKING:
+    from uringloop.operations import Operation
     from uringloop.reactor import Reactor
 
 NANOSECONDS = 1_000_000_000
@@ -43,6 +45,10 @@ _NOTHING_READY: list[tuple[SelectorKey, int]] = []
 
 class StreamOwner(Protocol):
     """What a stream's events call; the transport."""
+
+    @property
+    def pinned(self) -> object:
+        """What the kernel may still read."""
 
     def on_readable(self) -> None: ...
     def on_eof(self) -> None: ...
@@ -67,6 +73,7 @@ class RingSelector(_BaseSelectorImpl):
         self.sinks: dict[int, Callable[[bytes], object]] = {}
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
+        self.operations: dict[int, Operation] = {}
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
@@ -212,7 +219,11 @@ class RingSelector(_BaseSelectorImpl):
 
     def _hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         if kind == EVENT_DONE:
-            self._on_poll(token, a)
+            operation = self.operations.pop(token, None)
+            if operation is not None:
+                operation.complete(a)
+            else:
+                self._on_poll(token, a)
         elif kind == EVENT_READABLE:
             self.streams[token].on_readable()
         elif kind == EVENT_DRAINED:
@@ -241,8 +252,9 @@ class RingSelector(_BaseSelectorImpl):
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
         super().close()
-        self._reactor.close()
-        for table in (self.sinks, self.streams, self.listeners, self._polls, self._poll_tokens):
+        if self._reactor.close():
+            leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
+        for table in (self.sinks, self.streams, self.listeners, self.operations, self._polls, self._poll_tokens):
             table.clear()
         self._fired.clear()
         self._ready.clear()

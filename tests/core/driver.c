@@ -196,7 +196,7 @@ void driver_fence(struct driver *driver) {
         int ends[2];
         SYSTEM(pipe2(ends, O_CLOEXEC));
         SYSTEM(write(ends[1], "x", 1));
-        int32_t fence = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, ends[0], 0, 0, 0, POLLIN);
+        int32_t fence = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, ends[0], 0, 0, 0, POLLIN, 0, 0);
         UNTIL(driver, driver_done(driver, fence));
         close(ends[0]);
         close(ends[1]);

@@ -186,7 +186,7 @@ static void arbitrary_completions_of_operations_are_harmless(void) {
     int32_t operations[OWNERS];
     open_reactor();
     for (int i = 0; i < OWNERS; i++)
-        operations[i] = ul_operation_start(&reactor->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+        operations[i] = ul_operation_start(&reactor->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     for (int step = 0; step < STEPS; step++) {
         int32_t token = arbitrary_token(operations, OWNERS);
         struct io_uring_cqe cqe = arbitrary_completion(UL_REQUEST_OPERATION, token);
@@ -198,7 +198,7 @@ static void arbitrary_completions_of_operations_are_harmless(void) {
         check_events();
         int any = (int)check_below(OWNERS);
         if (!ul_table_get(&reactor->operations.table, operations[any]))
-            operations[any] = ul_operation_start(&reactor->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+            operations[any] = ul_operation_start(&reactor->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     }
     close_reactor();
 }

@@ -130,7 +130,7 @@ static void a_connection_that_comes_after_the_close_is_closed(void) {
     struct driver *driver = open_listening(&token);
     driver_fence(driver);
     int client = connect_to(listener);
-    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
     CHECK_INT(ul_listener_close(driver->listeners, token), ==, 0);
     UNTIL(driver, driver_report(driver).listeners == 0);

@@ -82,7 +82,7 @@ static void use_reactor(struct ul_reactor *reactor, const struct world *world) {
     CHECK_INT(ul_reactor_begin(reactor), ==, 0);
     use_streams(ul_reactor_streams(reactor), world);
     int32_t listener = ul_listener_open(ul_reactor_listeners(reactor), world->listener);
-    int32_t operation = ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, world->fds[0], 0, 0, 0, 0);
+    int32_t operation = ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, world->fds[0], 0, 0, 0, 0, 0, 0);
     for (int i = 0; i < 5; i++)
         CHECK_INT(ul_reactor_tick(reactor, 0), >=, 0);
     if (listener >= 0)

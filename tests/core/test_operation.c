@@ -11,12 +11,12 @@ static const struct setting *setting; /* of the tests that are run now */
 static struct driver *open_driver(void) { return driver_open(&setting->options); }
 
 static int32_t start_poll(struct driver *driver, int fd, uint32_t events) {
-    int32_t token = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, fd, 0, 0, 0, events);
+    int32_t token = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, fd, 0, 0, 0, events, 0, 0);
     CHECK_INT(token, >=, 0);
     return token;
 }
 
-static int32_t start_nop(struct driver *driver) { return ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0); }
+static int32_t start_nop(struct driver *driver) { return ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0); }
 
 static int result_of(struct driver *driver, int32_t operation) {
     UNTIL(driver, driver_done(driver, operation));
@@ -107,8 +107,8 @@ static void a_late_cancel_does_not_hit_a_stranger(void) {
 static void errors_are_results(void) {
     struct driver *driver = open_driver();
     char byte;
-    int32_t bad_file = ul_operation_start(driver->operations, IORING_OP_READ, 987654, (uint64_t)(uintptr_t)&byte, 1, 0, 0);
-    int32_t bad_opcode = ul_operation_start(driver->operations, 255, -1, 0, 0, 0, 0);
+    int32_t bad_file = ul_operation_start(driver->operations, IORING_OP_READ, 987654, (uint64_t)(uintptr_t)&byte, 1, 0, 0, 0, 0);
+    int32_t bad_opcode = ul_operation_start(driver->operations, 255, -1, 0, 0, 0, 0, 0, 0);
     int32_t good = start_nop(driver);
     CHECK_INT(result_of(driver, bad_file), ==, -EBADF);
     CHECK_INT(result_of(driver, bad_opcode), ==, -EINVAL);
@@ -122,7 +122,7 @@ static void a_read_fills_its_memory(void) {
     char data[16] = "";
     open_pipe(ends);
     SYSTEM(write(ends[1], "hello", 5));
-    int32_t reading = ul_operation_start(driver->operations, IORING_OP_READ, ends[0], (uint64_t)(uintptr_t)data, sizeof data, UINT64_MAX, 0);
+    int32_t reading = ul_operation_start(driver->operations, IORING_OP_READ, ends[0], (uint64_t)(uintptr_t)data, sizeof data, UINT64_MAX, 0, 0, 0);
     CHECK_INT(result_of(driver, reading), ==, 5);
     CHECK(memcmp(data, "hello", 5) == 0);
     close_pipe(ends);

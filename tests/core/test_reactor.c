@@ -90,7 +90,7 @@ enum { PIPES = 60 };
 static void open_polled_pipes(struct driver *driver, int pipes[PIPES][2]) {
     for (int i = 0; i < PIPES; i++) {
         SYSTEM(pipe(pipes[i]));
-        ul_operation_start(driver->operations, IORING_OP_POLL_ADD, pipes[i][0], 0, 0, 0, POLLIN);
+        ul_operation_start(driver->operations, IORING_OP_POLL_ADD, pipes[i][0], 0, 0, 0, POLLIN, 0, 0);
     }
     driver_tick(driver, 0);
     CHECK_INT(driver->done_count, ==, 0);
@@ -131,7 +131,7 @@ static void events_beyond_the_array_come_with_the_next_tick(void) {
     enum { OPERATIONS = 3 * UL_EVENTS_MAX };
     struct driver *driver = open_driver();
     for (int i = 0; i < OPERATIONS; i++)
-        ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+        ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     /* A tick that has something to tell does not sleep. */
     CHECK_UNTIL(driver->done_count == OPERATIONS, CHECK_INT(driver_tick(driver, 2 * CHECK_PATIENCE_NS), >, 0));
     driver_close(driver);

@@ -61,7 +61,7 @@ static void open_everything(struct ul_reactor *reactor, struct everything *every
     }
     SYSTEM(pipe2(everything->pipe, O_CLOEXEC));
     for (int i = 0; i < 20; i++)
-        ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, everything->pipe[0], 0, 0, 0, POLLIN);
+        ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, everything->pipe[0], 0, 0, 0, POLLIN, 0, 0);
 }
 
 /* The reactor is gone: nothing of it keeps a socket open. */
@@ -111,7 +111,7 @@ static void close_gives_back_completions_that_were_not_taken(void) {
         peer_send(&everything.peers[i], large, 1000);
     SYSTEM(write(everything.pipe[1], "x", 1));
     int client = connect_to(everything.listener);
-    ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(reactor), ==, 0);
     close_promptly(reactor);
     close_everything(&everything);
@@ -125,7 +125,7 @@ static void close_after_a_wake_that_was_not_taken(void) {
     struct ul_reactor *reactor = begin_reactor();
     CHECK_INT(ul_reactor_tick(reactor, 0), ==, 0);
     ul_reactor_wake(reactor);
-    ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(reactor), ==, 0);
     close_promptly(reactor);
 }
@@ -211,7 +211,7 @@ static void use_after_abandoning(struct ul_reactor *reactor, int fd) {
     CHECK_INT(ul_stream_write(streams, token, "x", 1, false), ==, 1);
     CHECK_INT(ul_stream_close(streams, token), ==, 0);
     CHECK_INT(ul_stream_close(streams, 0), ==, 0); /* the parent's */
-    CHECK_INT(ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0), >=, 0);
+    CHECK_INT(ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0), >=, 0);
     ul_reactor_end(reactor);
     CHECK_INT(ul_reactor_close(reactor), ==, 0);
 }

@@ -230,7 +230,7 @@ static void a_reset_while_reading_is_stopped_is_told_when_it_starts(void) {
     ul_stream_read(driver->streams, connection.token, true);
     driver_fence(driver);
     peer_reset(&connection.peer);
-    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
     ul_stream_read(driver->streams, connection.token, false);
     driver_fence(driver);

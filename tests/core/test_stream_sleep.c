@@ -44,7 +44,7 @@ static void no_stream_starves_while_a_tick_sleeps(void) {
     CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096);
     CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096); /* the pool is used up */
     CHECK_INT(peer_send(&hungry.peer, block, 100), ==, 100);
-    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0); /* completions come, but are not taken */
     ul_stream_close(driver->streams, closing.token);
     CHECK_UNTIL(driver_heard(driver, hungry.token)->got.length == 100, driver_tick(driver, CHECK_PATIENCE_NS));
@@ -63,7 +63,7 @@ static void no_starved_stream_waits_behind_others_while_a_tick_sleeps(void) {
     driver_fence(driver);
     for (int i = 0; i < 2; i++)
         CHECK_INT(peer_send(&eater.peer, block, sizeof block), ==, sizeof block); /* the pool is used up */
-    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
     for (int i = 0; i < 5; i++) {
         others[i] = connection_open(driver, FAMILY_UNIX);

@@ -44,6 +44,7 @@ static_assert(offsetof(struct io_uring_sqe, op_flags) == 28, "io_uring_sqe op_fl
 static_assert(offsetof(struct io_uring_sqe, user_data) == 32, "io_uring_sqe user_data");
 static_assert(offsetof(struct io_uring_sqe, buf_group) == 40, "io_uring_sqe buf_group");
 static_assert(offsetof(struct io_uring_sqe, file_index) == 44, "io_uring_sqe file_index");
+static_assert(offsetof(struct io_uring_sqe, addr3) == 48, "io_uring_sqe addr3");
 
 struct io_uring_cqe {
     uint64_t user_data;

@@ -7,7 +7,8 @@ void ul_operations_init(struct ul_operations *operations, struct ul_engine *engi
 
 void ul_operations_destroy(struct ul_operations *operations) { ul_table_destroy(&operations->table); }
 
-int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags) {
+int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
+                           int32_t file_index, uint64_t addr3) {
     struct ul_operation *operation = ul_table_allocate(&operations->table);
     if (!operation)
         return -ENOMEM;
@@ -21,6 +22,8 @@ int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int
     sqe->len = len;
     sqe->off = off;
     sqe->op_flags = op_flags;
+    sqe->file_index = file_index;
+    sqe->addr3 = addr3;
     return operation->entry.token;
 }
 

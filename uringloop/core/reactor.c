@@ -287,7 +287,7 @@ uint64_t ul_reactor_close(struct ul_reactor *reactor) {
         ul_reactor_free(reactor, false);
         return 0;
     }
-    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers);
+    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + UL_BULK_BUFFER_BYTES + ul_streams_queued(&reactor->streams);
     ul_reactor_free(reactor, true);
     return leaked;
 }

@@ -77,6 +77,9 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
 
+/* The bytes queued on all streams. */
+uint64_t ul_streams_queued(const struct ul_streams *streams);
+
 /* Ask to be told DRAINED once the queue is at or below so many bytes; negative: no more. */
 int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);
 

@@ -134,6 +134,15 @@ int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token) {
     return stream ? (int64_t)stream->queue.bytes : 0;
 }
 
+uint64_t ul_streams_queued(const struct ul_streams *streams) {
+    uint64_t bytes = 0;
+    uint32_t index = 0;
+    const struct ul_stream *stream;
+    while ((stream = ul_table_next(&streams->table, &index)))
+        bytes += stream->queue.bytes;
+    return bytes;
+}
+
 int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes) {
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)

@@ -145,6 +145,10 @@ class StreamTransport(FlowControl):
         if self._selector.sinks.get(self._token) != self._park and self._life is Life.OPEN:
             self._selector.sinks[self._token] = self._sink
 
+    @property
+    def pinned(self) -> object:
+        return self._pinned
+
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
 

@@ -1,0 +1,86 @@
+"""One-shot requests of the ring as futures: what sockets, pipes, files and processes are made of.
+
+Facts: the kernel may write to the memory of a request until its last completion, which also comes after a cancel. A
+cancel may come too late, and then the request has done its work.
+So: memory that a request needs is held here until its completion, whatever becomes of the future. A result that comes
+after the future was cancelled goes to `late`, whose business it is to lose nothing: to keep the bytes, to close the fd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uringloop.reactor import Reactor
+    from uringloop.selector import RingSelector
+
+
+class Operation(asyncio.Future[int]):
+    """A request in the kernel: its result is the completion's, or the OSError of a negative one. Cancelling it asks
+    the kernel to end it."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, reactor: Reactor, keep: object, late: Callable[[int], None] | None
+    ) -> None:
+        super().__init__(loop=loop)
+        self._reactor = reactor
+        self._keep = keep
+        self._late = late
+        self.token = -1
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self._reactor.operation_cancel(self.token)
+        return True
+
+    def complete(self, result: int) -> None:
+        """For the selector: the request is over. `result` is what the kernel said, -errno if it failed."""
+        if self.done():
+            if self._late is not None:
+                self._late(result)
+        elif result < 0:
+            self.set_exception(OSError(-result, os.strerror(-result)))
+        else:
+            self.set_result(result)
+        self._keep = self._late = None
+
+
+class Operations:
+    """Starts operations of one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, selector: RingSelector, reactor: Reactor) -> None:
+        self._loop = loop
+        self._selector = selector
+        self._reactor = reactor
+
+    def start(
+        self,
+        opcode: int,
+        fd: int,
+        *,
+        address: int = 0,
+        length: int = 0,
+        offset: int = 0,
+        flags: int = 0,
+        file_index: int = 0,
+        address3: int = 0,
+        keep: object = None,
+        late: Callable[[int], None] | None = None,
+    ) -> Operation:
+        """Start a request with the next turn of the loop; the arguments up to `address3` are the SQE's fields.
+
+        keep: what must not be freed before the completion, such as what `reactor.pin` gave for `address`.
+        late: called with the result (or -errno) if the future was cancelled before it came.
+
+        Raises OSError when memory is out.
+        """
+        operation = Operation(self._loop, self._reactor, keep, late)
+        operation.token = self._reactor.operation_start(
+            opcode, fd, address, length, offset, flags, file_index, address3
+        )
+        self._selector.operations[operation.token] = operation
+        return operation
