@@ -159,7 +159,7 @@ def _loses_nothing_of_a_short_send(reactor: Reactor) -> bool:
         theirs.setblocking(False)
         data = bytes(range(256)) * 128
         token = reactor.stream_open(ours.fileno())
-        reactor.stream_write(reactor.streams, token, data, len(data), False)
+        reactor.stream_write(reactor.streams, token, data, len(data))
         received = bytearray()
         for _ in range(len(data)):
             reactor.tick(reactor.pointer, 0)

@@ -1,7 +1,7 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
 A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
-three hot calls (`tick`, `stream_write`, `unpack_events`) are bound to their C functions with nothing in between.
+two hot calls (`tick`, `stream_write`) are bound to their C functions with nothing in between.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
 Event = tuple[int, int, int, int]
 _EVENT: Final = struct.Struct("=4i")
 _EVENT_BYTES: Final = _EVENT.size
+_unpack_event: Callable[[memoryview], Event] = _EVENT.unpack
 _iter_events: Callable[[memoryview], Iterator[Event]] = _EVENT.iter_unpack
 
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
@@ -143,10 +144,14 @@ class Reactor:
         # pointer, nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
         self.tick: Callable[[Any, int], int] = _lib.ul_reactor_tick
         self.pointer = pointer
-        # streams, token, bytes (or what `pin` gave), length, pinned -> bytes queued, or -errno.
-        self.stream_write: Callable[[Any, int, Any, int, bool], int] = _lib.ul_stream_write
+        # streams, token, bytes, length -> bytes queued, or -errno.
+        self.stream_write: Callable[[Any, int, bytes, int], int] = _lib.ul_stream_write
         self.streams = streams
         self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
+        # The first event of the last tick.
+        self.first_event: Callable[[], Event] = partial(_unpack_event, self._event_bytes[:_EVENT_BYTES])
+        # token, what `pin` gave, length -> bytes queued, or -errno; 0: it was all sent, and is not pinned
+        self.stream_write_pinned: Callable[[int, Any, int], int] = partial(_lib.ul_stream_write_pinned, streams)
         # From any thread, also while another closes this reactor.
         waker = _ffi.gc(_lib.ul_reactor_waker(pointer), _lib.ul_wake_release)
         self.wake: Callable[[], None] = partial(_lib.ul_wake, waker)
@@ -245,7 +250,7 @@ class Reactor:
 
 
 def pin(data: Any, *, writable: bool = False) -> Any:
-    """What `stream_write` takes as pinned: keeps the bytes-like `data` alive and in place as long as it is referenced.
+    """What `stream_write_pinned` takes: keeps the bytes-like `data` alive and in place as long as it is referenced.
     Raises BufferError or TypeError for what cannot be pinned."""
     return _ffi.from_buffer(data, require_writable=writable)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,6 +68,7 @@ class RingSelector(_BaseSelectorImpl):
         self._tick = reactor.tick
         self._pointer = reactor.pointer
         self._pool = reactor.pool
+        self._first_event = reactor.first_event
         # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
         # or drop them.
         self.sinks: dict[int, Callable[[bytes], object]] = {}
@@ -79,7 +80,7 @@ class RingSelector(_BaseSelectorImpl):
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
         self._ready: list[tuple[SelectorKey, int]] = []
         # Events that are still to be handed out because a callback let KeyboardInterrupt or SystemExit out.
-        self._events: Iterator[Event] | None = None
+        self._events: Iterable[Event] | None = None
         # Called around each event in debug mode, to find slow callbacks.
         self.watch: Callable[[Callable[[Event], None], Event], None] | None = None
 
@@ -168,10 +169,11 @@ class RingSelector(_BaseSelectorImpl):
             self._arm_fired()
         count = self._tick(self._pointer, timeout_ns)
         if count > 0:
-            events = self._reactor.events(count)
             if self.watch is not None:
-                self._hand_out(events)
+                self._hand_out(self._reactor.events(count))
                 return self._take_ready()
+            # One event, as on a loop with little to do, is not worth an iterator.
+            events = (self._first_event(),) if count == 1 else self._reactor.events(count)
             sinks, pool = self.sinks, self._pool
             try:
                 for kind, token, start, stop in events:
@@ -185,7 +187,8 @@ class RingSelector(_BaseSelectorImpl):
                     except BaseException as exc:
                         self.streams[token].on_receive_failed(exc)
             except BaseException:
-                self._events = events
+                if count > 1:
+                    self._events = events
                 raise
         elif count < 0:
             raise_tick_error(count)
@@ -195,7 +198,7 @@ class RingSelector(_BaseSelectorImpl):
         ready, self._ready = self._ready, []
         return ready
 
-    def _hand_out(self, events: Iterator[Event]) -> None:
+    def _hand_out(self, events: Iterable[Event]) -> None:
         # The long way: what an exception left behind, and every event in debug mode.
         self._events = events
         for event in events:

@@ -102,7 +102,7 @@ static void call_the_stream(int32_t token) {
     case 4:
     case 5:
     case 6:
-        ul_stream_write(streams, token, data, check_below(sizeof data), check_one_in(2));
+        (check_one_in(2) ? ul_stream_write_pinned : ul_stream_write)(streams, token, data, check_below(sizeof data));
         break;
     case 7:
         ul_stream_set_low_water(streams, token, (int64_t)check_random() >> check_below(64));

@@ -67,8 +67,8 @@ static void use_streams(struct ul_streams *streams, const struct world *world) {
         if (token < 0)
             continue;
         ul_stream_read(streams, token, true);
-        int64_t copied = ul_stream_write(streams, token, data, sizeof data, false);
-        int64_t pinned = ul_stream_write(streams, token, data, sizeof data, true);
+        int64_t copied = ul_stream_write(streams, token, data, sizeof data);
+        int64_t pinned = ul_stream_write_pinned(streams, token, data, sizeof data);
         CHECK(copied >= 0 || copied == -ENOMEM);
         CHECK(pinned >= 0 || pinned == -ENOMEM);
         if (i % 3 == 0)

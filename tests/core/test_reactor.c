@@ -40,7 +40,7 @@ static void all_writes_of_a_turn_go_out_in_one_system_call(void) {
     driver_fence(driver);
     uint64_t before = enters(driver);
     for (int i = 0; i < STREAMS; i++)
-        ul_stream_write(driver->streams, connections[i].token, "ping", 4, false);
+        ul_stream_write(driver->streams, connections[i].token, "ping", 4);
     driver_tick(driver, 0);
     CHECK_INT(enters(driver), ==, before + 1);
     for (int i = 0; i < STREAMS; i++) {
@@ -55,7 +55,7 @@ static void a_write_and_a_close_go_out_in_one_system_call(void) {
     struct connection connection = connection_open(driver, FAMILY_TCP);
     driver_fence(driver);
     uint64_t before = enters(driver);
-    ul_stream_write(driver->streams, connection.token, "bye", 3, false);
+    ul_stream_write(driver->streams, connection.token, "bye", 3);
     ul_stream_close(driver->streams, connection.token);
     CHECK_INT(driver_tick(driver, CHECK_PATIENCE_NS), ==, 1);
     CHECK_INT(enters(driver), ==, before + 1);
@@ -69,12 +69,12 @@ static void sends_to_a_socket_with_room_again_have_no_completions(void) {
     static char large[400000];
     struct driver *driver = driver_open(&usual_setting->options);
     struct connection connection = connection_open_small(driver, FAMILY_UNIX);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, large, sizeof large, true), >, 0);
+    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, large, sizeof large), >, 0);
     UNTIL(driver, peer_has(&connection.peer, sizeof large));
     UNTIL(driver, driver_heard(driver, connection.token)->released == 1);
     uint64_t before = driver_report(driver).stats.completions;
     for (size_t i = 1; i <= 10; i++) {
-        ul_stream_write(driver->streams, connection.token, "x", 1, false);
+        ul_stream_write(driver->streams, connection.token, "x", 1);
         driver_tick(driver, 0);
         CHECK(peer_has(&connection.peer, sizeof large + i));
     }
@@ -279,7 +279,7 @@ static void what_is_asked_before_the_beginning_is_done_after_it(void) {
     driver.streams = ul_reactor_streams(driver.reactor);
     connection.fd = peer_connect(&connection.peer, FAMILY_TCP);
     connection.token = ul_stream_open(driver.streams, connection.fd);
-    CHECK_INT(ul_stream_write(driver.streams, connection.token, "early", 5, false), ==, 5);
+    CHECK_INT(ul_stream_write(driver.streams, connection.token, "early", 5), ==, 5);
     CHECK_INT(ul_stream_read(driver.streams, connection.token, true), ==, 0);
     peer_send(&connection.peer, "bird", 4);
     CHECK_INT(ul_reactor_begin(driver.reactor), ==, 0);

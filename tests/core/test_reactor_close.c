@@ -53,7 +53,7 @@ static void open_everything(struct ul_reactor *reactor, struct everything *every
         if (i % 3)
             ul_stream_read(streams, token, true);
         if (i % 4 == 0)
-            ul_stream_write(streams, token, large, sizeof large, i % 8 == 0);
+            (i % 8 == 0 ? ul_stream_write_pinned : ul_stream_write)(streams, token, large, sizeof large);
         if (i % 5 == 0)
             peer_send(&everything->peers[i], large, 50000);
         if (i % 7 == 0)
@@ -208,7 +208,7 @@ static void use_after_abandoning(struct ul_reactor *reactor, int fd) {
     ul_reactor_wake(reactor);
     int32_t token = ul_stream_open(streams, fd);
     CHECK_INT(ul_stream_read(streams, token, true), ==, 0);
-    CHECK_INT(ul_stream_write(streams, token, "x", 1, false), ==, 1);
+    CHECK_INT(ul_stream_write(streams, token, "x", 1), ==, 1);
     CHECK_INT(ul_stream_close(streams, token), ==, 0);
     CHECK_INT(ul_stream_close(streams, 0), ==, 0); /* the parent's */
     CHECK_INT(ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0), >=, 0);

@@ -22,7 +22,7 @@ static void bytes_come_and_go(void) {
     CHECK_INT(peer_send(&connection.peer, "ping", 4), ==, 4);
     UNTIL(driver, heard->got.length == 4);
     CHECK(memcmp(heard->got.data, "ping", 4) == 0);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "pong!", 5, false), ==, 5);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "pong!", 5), ==, 5);
     UNTIL(driver, peer_has(&connection.peer, 5));
     CHECK(memcmp(connection.peer.got.data, "pong!", 5) == 0);
     connection_close(driver, &connection);
@@ -131,7 +131,7 @@ static void the_end_of_the_peer_is_told_once_and_writing_goes_on(void) {
     ul_stream_read(driver->streams, connection.token, true); /* nothing more can come */
     driver_fence(driver);
     CHECK(!heard->lost);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "answer", 6, false), ==, 6);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "answer", 6), ==, 6);
     UNTIL(driver, peer_has(&connection.peer, 6));
     connection_close(driver, &connection);
     driver_close(driver);
@@ -143,7 +143,7 @@ static void small_writes_of_a_turn_go_out_in_one_send(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, family);
     for (int64_t i = 1; i <= 10; i++)
-        CHECK_INT(ul_stream_write(driver->streams, connection.token, "0123456789", 10, false), ==, i * 10);
+        CHECK_INT(ul_stream_write(driver->streams, connection.token, "0123456789", 10), ==, i * 10);
     CHECK_INT(ul_stream_queued(driver->streams, connection.token), ==, 100);
     UNTIL(driver, peer_has(&connection.peer, 100));
     CHECK_INT(driver_report(driver).stats.sends, ==, 1);
@@ -156,7 +156,7 @@ static void a_copied_write_is_the_callers_at_once(void) {
     char lent[] = "mine";
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, family);
-    ul_stream_write(driver->streams, connection.token, lent, 4, false);
+    ul_stream_write(driver->streams, connection.token, lent, 4);
     memset(lent, 'X', 4);
     UNTIL(driver, peer_has(&connection.peer, 4));
     CHECK(memcmp(connection.peer.got.data, "mine", 4) == 0);
@@ -168,7 +168,7 @@ static void a_copied_write_is_the_callers_at_once(void) {
 static char *write_next(struct driver *driver, int32_t token, size_t length, uint64_t at, bool pin, uint32_t *pinned) {
     char *data = malloc(length);
     pattern_fill(data, length, 1, at);
-    int64_t queued = ul_stream_write(driver->streams, token, data, length, pin);
+    int64_t queued = (pin ? ul_stream_write_pinned : ul_stream_write)(driver->streams, token, data, length);
     CHECK_INT(queued, >=, 0);
     *pinned += pin && queued > 0;
     return data;
@@ -234,7 +234,7 @@ static void a_large_write_that_fits_is_not_pinned(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, family);
     pattern_fill(large, sizeof large, 1, 0);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, large, sizeof large, true), ==, 0);
+    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, large, sizeof large), ==, 0);
     memset(large, 'X', sizeof large);
     CHECK_INT(driver_report(driver).stats.sends_direct, ==, 1);
     UNTIL(driver, peer_has(&connection.peer, sizeof large));
@@ -250,7 +250,7 @@ static void low_water_is_told_once(void) {
     struct heard *heard = driver_heard(driver, connection.token);
     char *data = calloc(1, MANY_BYTES);
     CHECK_INT(ul_stream_set_low_water(driver->streams, connection.token, 1000), ==, 0);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, data, MANY_BYTES, false), >, 1000);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, data, MANY_BYTES), >, 1000);
     driver_fence(driver);
     CHECK_INT(heard->drained, ==, 0);
     CHECK_UNTIL(connection.peer.got.length == MANY_BYTES, {
@@ -260,7 +260,7 @@ static void low_water_is_told_once(void) {
     });
     UNTIL(driver, heard->drained == 1);
     CHECK_INT(heard->left, <=, 1000);
-    ul_stream_write(driver->streams, connection.token, "more", 4, false);
+    ul_stream_write(driver->streams, connection.token, "more", 4);
     driver_fence(driver);
     CHECK_INT(heard->drained, ==, 1);
     connection_close(driver, &connection);
@@ -304,7 +304,7 @@ static bool echo(struct driver *driver, struct connection *connections, size_t *
         struct bytes *got = &driver_heard(driver, connections[i].token)->got;
         size_t length = got->length - echoed[i];
         if (length)
-            CHECK_INT(ul_stream_write(driver->streams, connections[i].token, got->data + echoed[i], length, false), >=, 0);
+            CHECK_INT(ul_stream_write(driver->streams, connections[i].token, got->data + echoed[i], length), >=, 0);
         echoed[i] += length;
         complete &= peer_has(&connections[i].peer, total);
     }

@@ -57,33 +57,33 @@ static void have_more_bytes_coming_than_buffers(struct driver *driver, struct co
 
 static void write_a_little(struct driver *driver, struct connection *connection) {
     read_nothing(driver, connection);
-    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+    ul_stream_write(driver->streams, connection->token, large, 1000);
 }
 
 static void write_a_little_when_new(struct driver *driver, struct connection *connection) {
     ul_stream_read(driver->streams, connection->token, true);
-    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+    ul_stream_write(driver->streams, connection->token, large, 1000);
 }
 
 static void block_a_send(struct driver *driver, struct connection *connection) {
     read_nothing(driver, connection);
-    ul_stream_write(driver->streams, connection->token, large, LARGE, true);
+    ul_stream_write_pinned(driver->streams, connection->token, large, LARGE);
     driver_fence(driver);
 }
 
 static void block_a_send_and_write_more(struct driver *driver, struct connection *connection) {
     block_a_send(driver, connection);
-    ul_stream_write(driver->streams, connection->token, large + LARGE, 1000, false);
-    ul_stream_write(driver->streams, connection->token, large + LARGE + 1000, 50000, true);
+    ul_stream_write(driver->streams, connection->token, large + LARGE, 1000);
+    ul_stream_write_pinned(driver->streams, connection->token, large + LARGE + 1000, 50000);
 }
 
 static void write_large_when_new(struct driver *driver, struct connection *connection) {
-    ul_stream_write(driver->streams, connection->token, large, LARGE, true);
+    ul_stream_write_pinned(driver->streams, connection->token, large, LARGE);
 }
 
 static void shut_the_sending_side(struct driver *driver, struct connection *connection) {
     read_nothing(driver, connection);
-    ul_stream_write(driver->streams, connection->token, large, 1000, false);
+    ul_stream_write(driver->streams, connection->token, large, 1000);
     ul_stream_write_eof(driver->streams, connection->token);
 }
 
@@ -95,7 +95,7 @@ static void hear_the_end(struct driver *driver, struct connection *connection) {
 
 static void write_nothing(struct driver *driver, struct connection *connection) {
     driver_fence(driver);
-    ul_stream_write(driver->streams, connection->token, "", 0, false);
+    ul_stream_write(driver->streams, connection->token, "", 0);
 }
 
 static const struct state {
@@ -131,7 +131,7 @@ static void check_void(struct driver *driver, int32_t token) {
     CHECK_INT(ul_stream_close(driver->streams, token), ==, -ENOENT);
     CHECK_INT(ul_stream_abort(driver->streams, token, 1), ==, -ENOENT);
     CHECK_INT(ul_stream_read(driver->streams, token, true), ==, -ENOENT);
-    CHECK_INT(ul_stream_write(driver->streams, token, "x", 1, false), ==, -ENOENT);
+    CHECK_INT(ul_stream_write(driver->streams, token, "x", 1), ==, -ENOENT);
     CHECK_INT(ul_stream_write_eof(driver->streams, token), ==, -ENOENT);
     CHECK_INT(ul_stream_set_low_water(driver->streams, token, 0), ==, -ENOENT);
     CHECK_INT(ul_stream_queued(driver->streams, token), ==, 0);
@@ -245,7 +245,7 @@ static void a_reset_while_reading_is_stopped_is_told_when_it_starts(void) {
 static void a_reset_while_sending_is_lost_with_its_error(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open_small(driver, FAMILY_TCP);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, large, LARGE, true), >, 0);
+    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, large, LARGE), >, 0);
     driver_fence(driver);
     peer_reset(&connection.peer);
     UNTIL(driver, is_lost(driver, &connection));
@@ -259,7 +259,7 @@ static void a_write_to_a_peer_that_is_gone_is_lost_without_a_signal(void) {
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
     peer_close(&connection.peer);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "x", 1, false), ==, 1);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "x", 1), ==, 1);
     UNTIL(driver, is_lost(driver, &connection));
     CHECK_INT(driver_heard(driver, connection.token)->error, ==, EPIPE);
     connection_finish(driver, &connection);
@@ -274,12 +274,12 @@ static void an_owner_told_that_its_closing_stream_is_drained_may_write_more(void
     struct heard *heard = driver_heard(driver, connection.token);
     driver_fence(driver);
     ul_stream_set_low_water(driver->streams, connection.token, 0);
-    ul_stream_write(driver->streams, connection.token, "first ", 6, false);
+    ul_stream_write(driver->streams, connection.token, "first ", 6);
     ul_stream_close(driver->streams, connection.token);
     UNTIL(driver, heard->drained == 1);
     driver_fence(driver);
     CHECK(!heard->lost);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "second", 6, false), ==, 6);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "second", 6), ==, 6);
     driver_fence(driver);
     CHECK(!heard->lost);
     ul_stream_close(driver->streams, connection.token);
@@ -296,7 +296,7 @@ static void an_owner_that_is_awaited_may_abort(void) {
     struct heard *heard = driver_heard(driver, connection.token);
     driver_fence(driver);
     ul_stream_set_low_water(driver->streams, connection.token, 0);
-    ul_stream_write(driver->streams, connection.token, "first", 5, false);
+    ul_stream_write(driver->streams, connection.token, "first", 5);
     ul_stream_close(driver->streams, connection.token);
     UNTIL(driver, heard->drained == 1);
     ul_stream_abort(driver->streams, connection.token, EIO);
@@ -323,7 +323,7 @@ static void streams_beyond_the_table_run_on_their_descriptors(void) {
     for (int i = 0; i < STREAMS; i++) {
         connections[i] = connection_open(driver, family);
         ul_stream_read(driver->streams, connections[i].token, true);
-        ul_stream_write(driver->streams, connections[i].token, "ping", 4, false);
+        ul_stream_write(driver->streams, connections[i].token, "ping", 4);
         peer_send(&connections[i].peer, "pong", 4);
     }
     CHECK_INT(driver_report(driver).slots_in_use, ==, slots);
@@ -344,7 +344,7 @@ static void a_stream_that_is_refused_its_slot_runs_on_its_descriptor(void) {
     struct connection connection = connection_open(driver, family);
     struct ul_files *files = &driver->reactor->engine.files;
     ul_stream_read(driver->streams, connection.token, true);
-    ul_stream_write(driver->streams, connection.token, "ping", 4, false);
+    ul_stream_write(driver->streams, connection.token, "ping", 4);
     for (int slot = 0; slot < files->capacity; slot++)
         files->fds[slot] = 987654;
     peer_send(&connection.peer, "pong", 4);

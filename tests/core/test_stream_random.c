@@ -46,7 +46,7 @@ static void write_some(struct life *life) {
     bool pin = check_one_in(2);
     char *data = malloc(length);
     pattern_fill(data, length, life->number, life->written);
-    int64_t queued = ul_stream_write(driver->streams, life->connection.token, data, length, pin);
+    int64_t queued = (pin ? ul_stream_write_pinned : ul_stream_write)(driver->streams, life->connection.token, data, length);
     CHECK_INT(queued, >=, 0);
     life->written += length;
     if (pin && queued > 0) {

@@ -18,7 +18,7 @@ static void no_send_is_left_behind_when_a_tick_sleeps(void) {
     struct connection connections[SENDERS];
     for (int i = 0; i < SENDERS; i++) {
         connections[i] = connection_open_small(driver, FAMILY_UNIX);
-        CHECK_INT(ul_stream_write(driver->streams, connections[i].token, data, LENGTH, true), >, 0);
+        CHECK_INT(ul_stream_write_pinned(driver->streams, connections[i].token, data, LENGTH), >, 0);
     }
     driver_tick(driver, 0);
     for (int i = SENDERS - 1; i >= 0; i--) {
@@ -39,7 +39,7 @@ static void no_stream_starves_while_a_tick_sleeps(void) {
     struct connection closing = connection_open_small(driver, FAMILY_UNIX), hungry = connection_open(driver, FAMILY_UNIX);
     ul_stream_read(driver->streams, closing.token, true);
     ul_stream_read(driver->streams, hungry.token, true);
-    ul_stream_write(driver->streams, closing.token, block, sizeof block, true); /* its peer does not read, so it is not lost soon */
+    ul_stream_write_pinned(driver->streams, closing.token, block, sizeof block); /* its peer does not read, so it is not lost soon */
     driver_fence(driver);
     CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096);
     CHECK_INT(peer_send(&closing.peer, block, 4096), ==, 4096); /* the pool is used up */
@@ -84,7 +84,7 @@ static void a_release_does_not_wait_for_the_end_of_a_sleep(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "pinned", 6, true), ==, 6);
+    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, "pinned", 6), ==, 6);
     CHECK_UNTIL(driver_heard(driver, connection.token)->released == 1, driver_tick(driver, CHECK_PATIENCE_NS));
     connection_close(driver, &connection);
     driver_close(driver);
@@ -94,7 +94,7 @@ static void low_water_does_not_wait_for_the_end_of_a_sleep(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "copied", 6, false), ==, 6);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "copied", 6), ==, 6);
     CHECK_INT(ul_stream_set_low_water(driver->streams, connection.token, 0), ==, 0);
     CHECK_UNTIL(driver_heard(driver, connection.token)->drained == 1, driver_tick(driver, CHECK_PATIENCE_NS));
     connection_close(driver, &connection);
@@ -108,7 +108,7 @@ static void the_rest_of_a_long_queue_does_not_wait_for_the_end_of_a_sleep(void) 
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
     for (int i = 0; i < WRITES; i++)
-        CHECK_INT(ul_stream_write(driver->streams, connection.token, "ab", 2, i % 2 == 0), ==, 2 * (i + 1));
+        CHECK_INT((i % 2 == 0 ? ul_stream_write_pinned : ul_stream_write)(driver->streams, connection.token, "ab", 2), ==, 2 * (i + 1));
     CHECK_UNTIL(peer_has(&connection.peer, 2 * WRITES), driver_tick(driver, CHECK_PATIENCE_NS));
     connection_close(driver, &connection);
     driver_close(driver);
@@ -119,7 +119,7 @@ static void the_rest_of_a_long_queue_does_not_wait_for_the_end_of_a_sleep(void) 
 static struct connection write_and_flush(struct driver *driver) {
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "ping", 4, false), ==, 4);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "ping", 4), ==, 4);
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
     return connection;
 }
@@ -169,7 +169,7 @@ static void an_end_does_not_wait_for_the_end_of_a_sleep(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, FAMILY_UNIX);
     driver_fence(driver);
-    CHECK_INT(ul_stream_write(driver->streams, connection.token, "last", 4, false), ==, 4);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "last", 4), ==, 4);
     check_that_the_peer_sees_the_end_of(driver, &connection);
 }
 

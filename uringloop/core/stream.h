@@ -71,9 +71,11 @@ int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
  * of the stream, -EAGAIN if nothing is there, or another -errno, and then LOST follows. */
 int ul_stream_receive(struct ul_streams *streams, int32_t token);
 
-/* Queue bytes; all that a tick queues goes out in one send at its end. Copied, or pinned: then they must stay until released.
- * The bytes now queued (0: a large write that the socket took at once; nothing is pinned then), or -errno. */
-int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin);
+/* Queue a copy of the bytes; all that a tick queues goes out in one send at its end. The bytes now queued, or -errno. Makes no system call. */
+int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
+
+/* Send or queue the bytes themselves, which must stay until released. 0: a large write that the socket took at once, and nothing is pinned. */
+int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
 

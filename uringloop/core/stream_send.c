@@ -105,11 +105,32 @@ static size_t ul_stream_send_direct(struct ul_streams *streams, struct ul_stream
     return (size_t)sent;
 }
 
-int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length, bool pin) {
+/* The bytes are in the queue: see to it that they are sent. */
+static int64_t ul_stream_queue_grew(struct ul_streams *streams, struct ul_stream *stream) {
+    if (stream->send_state == UL_SEND_IDLE && !stream->to_flush) {
+        stream->to_flush = true;
+        ul_token_list_push(&streams->to_flush, stream->entry.token);
+    }
+    return (int64_t)stream->queue.bytes;
+}
+
+static bool ul_stream_takes_writes(const struct ul_stream *stream) { return stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING; }
+
+int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
         return -ENOENT;
-    if (stream->life != UL_STREAM_OPEN && stream->life != UL_STREAM_CLOSING)
+    if (!ul_stream_takes_writes(stream))
+        return 0;
+    int error = ul_sendqueue_copy(&stream->queue, &streams->blocks, data, length);
+    return error < 0 ? error : ul_stream_queue_grew(streams, stream);
+}
+
+int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream)
+        return -ENOENT;
+    if (!ul_stream_takes_writes(stream))
         return 0;
     if (length >= UL_DIRECT_SEND_BYTES && stream->queue.bytes == 0) {
         size_t sent = ul_stream_send_direct(streams, stream, data, length);
@@ -119,14 +140,8 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
         data += sent;
         length -= sent;
     }
-    int error = pin ? ul_sendqueue_pin(&stream->queue, data, length) : ul_sendqueue_copy(&stream->queue, &streams->blocks, data, length);
-    if (error < 0)
-        return error;
-    if (stream->send_state == UL_SEND_IDLE && !stream->to_flush) {
-        stream->to_flush = true;
-        ul_token_list_push(&streams->to_flush, token);
-    }
-    return (int64_t)stream->queue.bytes;
+    int error = ul_sendqueue_pin(&stream->queue, data, length);
+    return error < 0 ? error : ul_stream_queue_grew(streams, stream);
 }
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token) {

@@ -65,6 +65,26 @@ def fill_buffer(protocol: Any, data: memoryview) -> int:
     return count
 
 
+def add_addresses(extra: dict[str, Any], sock: socket.socket) -> None:
+    """Fill in sockname and peername now, not when asked: they must be there after the connection is gone."""
+    try:
+        extra["sockname"] = sock.getsockname()
+    except OSError:
+        extra["sockname"] = None
+    if "peername" not in extra:
+        try:
+            extra["peername"] = sock.getpeername()
+        except OSError:
+            extra["peername"] = None
+
+
+def copied(data: Any) -> bytes:
+    """The bytes of what is not `bytes`: mutable memory may be reused as soon as write() returns."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+    return bytes(data)
+
+
 def set_nodelay(sock: socket.socket) -> None:
     """Send small writes at once. asyncio looks at `proto` too, and so misses sockets made with proto 0; uvloop does
     not."""
