@@ -12,11 +12,31 @@ import cffi
 CORE = pathlib.Path(__file__).parent
 SOURCES = sorted(path.name for path in CORE.glob("*.c") if path.name != "_core.c")
 
+# cffi lets go of the GIL around every call, and saves errno, which we do not use. That costs 55 ns: as much again as
+# what these calls do, which make no system call and are made for every request. The code that cffi generates is told
+# apart by the name of the function it is in, at compile time.
+PREAMBLE = """
+#include "reactor.h"
+
+#define UL_IN(function) (__builtin_strcmp(__func__, "_cffi_f_" function) == 0)
+#define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_operation_start"))
+
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS { PyThreadState *ul_thread = UL_KEEPS_GIL ? NULL : PyEval_SaveThread();
+#define Py_END_ALLOW_THREADS if (!UL_KEEPS_GIL) PyEval_RestoreThread(ul_thread); }
+
+#undef _cffi_restore_errno
+#undef _cffi_save_errno
+#define _cffi_restore_errno() ((void)0)
+#define _cffi_save_errno() ((void)0)
+"""
+
 ffi = cffi.FFI()
 ffi.cdef((CORE / "cdef.h").read_text())
 ffi.set_source(
     "uringloop.core._core",
-    '#include "reactor.h"',
+    PREAMBLE,
     # Relative to the directory of setup.py, as setuptools wants them.
     sources=[f"uringloop/core/{source}" for source in SOURCES],
     include_dirs=["uringloop/core"],
