@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
 TIMEOUT_MAX_NS = 2**62
-_NOTHING_READY: list[tuple[SelectorKey, int]] = []
 
 
 class StreamOwner(Protocol):
@@ -65,10 +64,13 @@ class RingSelector(_BaseSelectorImpl):
     def __init__(self, reactor: Reactor) -> None:
         super().__init__()
         self._reactor = reactor
-        self._tick = reactor.tick
-        self._pointer = reactor.pointer
-        self._pool = reactor.pool
-        self._first_event = reactor.first_event
+        # For the loop's turn, and in reach of it without another step.
+        self.tick = reactor.tick
+        self.pointer = reactor.pointer
+        self.pool = reactor.pool
+        self.events = reactor.events
+        self.first_event = reactor.first_event
+        self.behind = False  # there is something for `catch_up`
         # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
         # or drop them.
         self.sinks: dict[int, Callable[[bytes], object]] = {}
@@ -78,7 +80,7 @@ class RingSelector(_BaseSelectorImpl):
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
-        self._ready: list[tuple[SelectorKey, int]] = []
+        self.ready: list[tuple[SelectorKey, int]] = []
         # Events that are still to be handed out because a callback let KeyboardInterrupt or SystemExit out.
         self._events: Iterable[Event] | None = None
         # Called around each event in debug mode, to find slow callbacks.
@@ -149,58 +151,52 @@ class RingSelector(_BaseSelectorImpl):
         if result < 0:
             return  # the fd was closed under us; like epoll, forget it in silence
         self._fired.append(fd)
+        self.behind = True
         # An error or a hang-up concerns both directions, as in selectors.EpollSelector.
         mask = (EVENT_READ if result & ~select.POLLOUT else 0) | (EVENT_WRITE if result & ~select.POLLIN else 0)
         if mask & key.events:
-            self._ready.append((key, mask & key.events))
+            self.ready.append((key, mask & key.events))
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are
         ready."""
-        return self.turn(-1 if timeout is None else min(max(int(timeout * NANOSECONDS), 0), TIMEOUT_MAX_NS))
+        timeout_ns = -1 if timeout is None else min(max(int(timeout * NANOSECONDS), 0), TIMEOUT_MAX_NS)
+        if self.behind:
+            self.catch_up()
+        self.hand_out(self.tick(self.pointer, timeout_ns))
+        return self.take_ready()
 
-    def turn(self, timeout_ns: int) -> list[tuple[SelectorKey, int]]:
-        """`select` in nanoseconds; -1: no limit. One Python frame, for its cost is a good part of a request's."""
-        if self._events is not None:
-            self._hand_out(self._events)
-        if self._fired:
-            self._arm_fired()
-        count = self._tick(self._pointer, timeout_ns)
-        if count > 0:
-            if self.watch is not None:
-                self._hand_out(self._reactor.events(count))
-                return self._take_ready()
-            # One event, as on a loop with little to do, is not worth an iterator.
-            events = (self._first_event(),) if count == 1 else self._reactor.events(count)
-            sinks, pool = self.sinks, self._pool
-            try:
-                for kind, token, start, stop in events:
-                    if kind:
-                        self._hand_out_other(kind, token, start, stop)
-                        continue
-                    try:  # EVENT_DATA is 0
-                        sinks[token](pool[start:stop])
-                    except (SystemExit, KeyboardInterrupt):
-                        raise
-                    except BaseException as exc:
-                        self.streams[token].on_receive_failed(exc)
-            except BaseException:
-                if count > 1:
-                    self._events = events
-                raise
-        elif count < 0:
-            raise_tick_error(count)
-        return self._take_ready() if self._ready else _NOTHING_READY
-
-    def _take_ready(self) -> list[tuple[SelectorKey, int]]:
-        ready, self._ready = self._ready, []
+    def take_ready(self) -> list[tuple[SelectorKey, int]]:
+        """The file objects that have become ready."""
+        ready, self.ready = self.ready, []
         return ready
 
-    def _hand_out(self, events: Iterable[Event]) -> None:
-        # The long way: what an exception left behind, and every event in debug mode.
+    def catch_up(self) -> None:
+        """Do what the last turn left: events after one whose callback let KeyboardInterrupt or SystemExit out, and
+        polls that have fired."""
+        self.behind = False
+        events, self._events = self._events, None
+        if events is not None:
+            self._hand_out_all(events)
+        if self._fired:
+            self._arm_fired()
+
+    def leave(self, events: Iterable[Event]) -> None:
+        """Leave these events to the next turn."""
         self._events = events
+        self.behind = True
+
+    def hand_out(self, count: int) -> None:
+        """Hand out the events of a tick that returned this. The loop does it by itself, but for debug mode. Raises
+        what a failed tick means."""
+        if count < 0:
+            raise_tick_error(count)
+        self._hand_out_all(self.events(count))
+
+    def _hand_out_all(self, events: Iterable[Event]) -> None:
+        self.leave(events)
         for event in events:
             if self.watch is not None:
                 self.watch(self._hand_out_one, event)
@@ -211,16 +207,17 @@ class RingSelector(_BaseSelectorImpl):
     def _hand_out_one(self, event: Event) -> None:
         kind, token, start, stop = event
         if kind != EVENT_DATA:
-            self._hand_out_other(kind, token, start, stop)
+            self.hand_out_other(kind, token, start, stop)
             return
         try:
-            self.sinks[token](self._pool[start:stop])
+            self.sinks[token](self.pool[start:stop])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self.streams[token].on_receive_failed(exc)
 
-    def _hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
+    def hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
+        """Hand out an event that is not DATA; core/engine.h tells what its values are."""
         if kind == EVENT_DONE:
             operation = self.operations.pop(token, None)
             if operation is not None:
@@ -260,7 +257,7 @@ class RingSelector(_BaseSelectorImpl):
         for table in (self.sinks, self.streams, self.listeners, self.operations, self._polls, self._poll_tokens):
             table.clear()
         self._fired.clear()
-        self._ready.clear()
+        self.ready.clear()
         self.watch = None
 
 
