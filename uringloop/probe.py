@@ -24,7 +24,7 @@ DEFAULT_ENTRIES = 512  # one tick's batch; a fuller tick is submitted in pieces
 # kernel 8 bytes.
 FILES_MAX = 32768
 # Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 16 of 64 KiB, eaten piece by
-# piece. Both are pools of which what is in use stays in the L2 cache; see docs/architecture.md for the figures.
+# piece. Both are pools of which what is in use stays in the L2 cache.
 _PLAIN_BUFFERS = (256, 16 * 1024)
 _INCREMENTAL_BUFFERS = (16, 64 * 1024)
 
