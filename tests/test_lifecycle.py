@@ -75,21 +75,6 @@ def test_loop_made_in_one_thread_runs_in_another(new_loop: LoopFactory) -> None:
     in_threads(1, work)
 
 
-@pytest.mark.only_on("uringloop")  # the ring belongs to the thread that enabled it
-def test_second_thread_is_told_that_the_loop_is_anothers(new_loop: LoopFactory) -> None:
-    loop = new_loop()
-    loop.run_until_complete(echo_once())
-
-    def work() -> None:
-        with pytest.raises(RuntimeError, match="belongs to the thread that ran it first"):
-            loop.run_forever()
-
-    in_threads(1, work)
-    loop.run_until_complete(echo_once())
-    loop.run_until_complete(loop.shutdown_default_executor())
-
-
-@pytest.mark.only_on("asyncio", "uvloop")
 def test_loop_can_be_run_by_two_threads_in_turn(new_loop: LoopFactory) -> None:
     loop = new_loop()
     near, far = socket.socketpair()
@@ -111,7 +96,6 @@ def test_loop_can_be_run_by_two_threads_in_turn(new_loop: LoopFactory) -> None:
     assert received == [b"1", b"2", b"3", b"4"]
 
 
-@pytest.mark.only_on("asyncio", "uvloop")
 def test_connection_goes_on_when_another_thread_runs_the_loop(new_loop: LoopFactory) -> None:
     loop = new_loop()
 

@@ -181,8 +181,8 @@ class Reactor:
         return _iter_events(self._event_bytes[: count * _EVENT_BYTES])
 
     def begin(self) -> None:
-        """Own the ring in this thread, and register its fd. Raises RuntimeError in any other thread than the first,
-        and after a fork."""
+        """Own the ring in this thread, and register its fd. Raises RuntimeError while another thread runs it, and after
+        a fork."""
         code = _lib.ul_reactor_begin(self._pointer)
         if code < 0:
             raise_tick_error(code)
@@ -284,7 +284,9 @@ def raise_tick_error(code: int) -> None:
     """Raise what a tick (or `begin`) failed with."""
     error = -code
     if error == errno.EEXIST:
-        raise RuntimeError("this loop's io_uring belongs to the thread that ran it first; make a loop in each thread")
+        raise RuntimeError("this loop's io_uring belongs to another thread; make a loop in each thread")
+    if error == errno.EBUSY:
+        raise RuntimeError("this loop is being run already")
     if error == errno.EOWNERDEAD:
         raise RuntimeError("this loop belongs to the parent of this process; make a new one after a fork")
     raise OSError(error, f"io_uring_enter: {os.strerror(error)}")

@@ -45,6 +45,25 @@ static void ul_buffers_publish(struct ul_buffers *buffers) {
     atomic_store_explicit((_Atomic uint16_t *)&buffers->ring[0].resv, buffers->tail, memory_order_release);
 }
 
+int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring) {
+    struct io_uring_buf_reg registration = {
+        .ring_addr = (uint64_t)(uintptr_t)buffers->ring,
+        .ring_entries = buffers->count,
+        .bgid = buffers->group,
+        .flags = buffers->incremental ? IOU_PBUF_RING_INC : 0,
+    };
+    int error = ul_ring_register(ring, IORING_REGISTER_PBUF_RING, &registration, 1);
+    if (error < 0)
+        return error;
+    buffers->tail = 0;
+    for (uint32_t bid = 0; bid < buffers->count; bid++)
+        ul_buffers_put(buffers, (uint16_t)bid);
+    ul_buffers_publish(buffers);
+    buffers->kernel_count = buffers->count;
+    buffers->returned_count = 0;
+    return 0;
+}
+
 int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, bool incremental) {
     memset(buffers, 0, sizeof *buffers);
     buffers->count = count;
@@ -59,22 +78,12 @@ int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t g
         ul_buffers_free(buffers);
         return -ENOMEM;
     }
-    struct io_uring_buf_reg registration = {
-        .ring_addr = (uint64_t)(uintptr_t)buffers->ring,
-        .ring_entries = count,
-        .bgid = group,
-        .flags = incremental ? IOU_PBUF_RING_INC : 0,
-    };
-    int error = ul_ring_register(ring, IORING_REGISTER_PBUF_RING, &registration, 1);
-    if (error < 0) {
+    int error = ul_buffers_register(buffers, ring);
+    if (error) {
         ul_buffers_free(buffers);
         return error;
     }
     buffers->open = true;
-    for (uint32_t bid = 0; bid < count; bid++)
-        ul_buffers_put(buffers, (uint16_t)bid);
-    ul_buffers_publish(buffers);
-    buffers->kernel_count = count;
     return 0;
 }
 

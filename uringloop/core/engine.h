@@ -72,6 +72,7 @@ struct ul_engine {
     char *bulk_buffer; /* UL_BULK_BUFFER_BYTES, shared by all bulk streams; its bytes are Python's before the next receive */
     int32_t *events;
     uint32_t event_count;
+    bool moving;       /* the ring is another thread's, and what it had completed is still being taken */
     bool inline_sends; /* this kernel tells short sends apart, see stream_send.c */
 };
 

@@ -4,14 +4,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+int ul_files_register(const struct ul_files *files, struct ul_ring *ring) {
+    if (!files->capacity)
+        return 0;
+    struct io_uring_rsrc_register table = {.nr = (uint32_t)files->capacity, .flags = IORING_RSRC_REGISTER_SPARSE};
+    int error = ul_ring_register(ring, IORING_REGISTER_FILES2, &table, sizeof table);
+    return error < 0 ? error : 0;
+}
+
 int ul_files_open(struct ul_files *files, struct ul_ring *ring, int capacity) {
     memset(files, 0, sizeof *files);
     if (capacity <= 0)
         return 0;
-    struct io_uring_rsrc_register table = {.nr = (uint32_t)capacity, .flags = IORING_RSRC_REGISTER_SPARSE};
-    int error = ul_ring_register(ring, IORING_REGISTER_FILES2, &table, sizeof table);
-    if (error < 0)
+    files->capacity = capacity;
+    int error = ul_files_register(files, ring);
+    if (error) {
+        files->capacity = 0;
         return error;
+    }
     files->free_slots = malloc((size_t)capacity * sizeof *files->free_slots);
     files->fds = malloc((size_t)capacity * sizeof *files->fds);
     if (!files->free_slots || !files->fds) {
@@ -19,7 +29,7 @@ int ul_files_open(struct ul_files *files, struct ul_ring *ring, int capacity) {
         ul_ring_register(ring, IORING_UNREGISTER_FILES, NULL, 0);
         return -ENOMEM;
     }
-    files->capacity = files->free_count = capacity;
+    files->free_count = capacity;
     for (int i = 0; i < capacity; i++)
         files->free_slots[i] = capacity - 1 - i;
     return 0;

@@ -110,3 +110,12 @@ void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const s
     else if (listener->state == UL_LISTENER_CLOSING && !(cqe->flags & IORING_CQE_F_MORE))
         ul_table_free(&listeners->table, listener);
 }
+
+void ul_listeners_on_ring_lost(struct ul_listeners *listeners) {
+    static const struct io_uring_cqe cancelled = {.res = -ECANCELED};
+    uint32_t index = 0;
+    struct ul_listener *listener;
+    while ((listener = ul_table_next(&listeners->table, &index)))
+        if (listener->state != UL_LISTENER_IDLE)
+            ul_listener_complete(listeners, listener->entry.token, &cancelled);
+}

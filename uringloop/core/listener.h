@@ -34,5 +34,6 @@ int ul_listener_close(struct ul_listeners *listeners, int32_t token);
 
 /* For the reactor. */
 void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const struct io_uring_cqe *cqe);
+void ul_listeners_on_ring_lost(struct ul_listeners *listeners); /* accept again on another ring */
 
 #endif

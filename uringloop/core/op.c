@@ -24,6 +24,7 @@ int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int
     sqe->op_flags = op_flags;
     sqe->file_index = file_index;
     sqe->addr3 = addr3;
+    operation->sqe = *sqe;
     return operation->entry.token;
 }
 
@@ -37,12 +38,31 @@ int ul_operation_cancel(struct ul_operations *operations, int32_t token) {
     return ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token));
 }
 
+static int ul_operation_start_again(struct ul_operations *operations, struct ul_operation *operation) {
+    struct io_uring_sqe *sqe = ul_request(operations->engine, operation->sqe.opcode, UL_REQUEST_OPERATION, operation->entry.token);
+    if (!sqe)
+        return -ENOMEM;
+    *sqe = operation->sqe;
+    return operation->cancelling ? ul_cancel(operations->engine, operation->sqe.user_data) : 0;
+}
+
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe) {
     struct ul_operation *operation = ul_table_get(&operations->table, token);
     if (!operation) {
         operations->engine->stats.stale_completions++;
         return;
     }
+    /* Cancelled, though nobody asked: the thread that ran the ring has ended. */
+    bool orphaned = cqe->res == -ECANCELED && !operation->cancelling && operations->engine->moving;
+    if (orphaned && ul_operation_start_again(operations, operation) == 0)
+        return;
     ul_emit(operations->engine, UL_EVENT_DONE, token, cqe->res, (int32_t)cqe->flags);
     ul_table_free(&operations->table, operation);
+}
+
+void ul_operations_on_ring_lost(struct ul_operations *operations) {
+    uint32_t index = 0;
+    struct ul_operation *operation;
+    while ((operation = ul_table_next(&operations->table, &index)))
+        ul_operation_start_again(operations, operation);
 }

@@ -10,6 +10,7 @@
 struct ul_operation {
     struct ul_entry entry;
     bool cancelling;
+    struct io_uring_sqe sqe; /* to make it again on another ring */
 };
 
 struct ul_operations {
@@ -27,7 +28,8 @@ int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int
 /* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
 
-/* For the reactor. */
+/* For the reactor: take a completion; make all of them again, for the ring that had them is gone. */
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe);
+void ul_operations_on_ring_lost(struct ul_operations *operations);
 
 #endif

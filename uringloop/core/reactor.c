@@ -88,27 +88,29 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
     struct ul_ring *ring = &reactor->engine.ring;
     if (reactor->state == UL_REACTOR_ABANDONED)
         return -EOWNERDEAD;
+    if (reactor->begun)
+        return -EBUSY;
     if (reactor->state == UL_REACTOR_DISABLED) {
         int error = ul_ring_enable(ring);
         if (error < 0)
             return error;
         reactor->state = UL_REACTOR_ENABLED;
-        reactor->owner = pthread_self();
         ul_reactor_arm_wake(reactor);
     }
-    if (!pthread_equal(reactor->owner, pthread_self()))
-        return -EEXIST; /* what the kernel would say, were it not for a registered index, which means another ring in this thread */
-    int error = ul_reactor_real_error(ul_ring_enter(ring, 0, 0));
-    if (error)
+    /* Sixteen a thread at the most: without it everything works the same. But the kernel refuses it on another thread's ring, also where it
+     * does not refuse an enter that submits nothing. */
+    bool foreign = ul_ring_register_self(ring) == -EEXIST;
+    if (!reactor->options.register_ring)
+        ul_ring_unregister_self(ring);
+    int error = foreign ? 0 : ul_reactor_real_error(ul_ring_enter(ring, 0, 0));
+    if (error) {
+        ul_ring_unregister_self(ring);
         return error;
-    if (reactor->options.register_ring)
-        ul_ring_register_self(ring); /* sixteen a thread at the most: without it everything works the same */
+    }
+    reactor->begun = true;
+    reactor->state = foreign ? UL_REACTOR_MOVING : UL_REACTOR_ENABLED;
+    reactor->engine.moving = foreign;
     return 0;
-}
-
-void ul_reactor_end(struct ul_reactor *reactor) {
-    ul_reactor_flush(reactor);
-    ul_ring_unregister_self(&reactor->engine.ring);
 }
 
 void ul_reactor_abandon(struct ul_reactor *reactor) {
@@ -197,15 +199,74 @@ static int ul_reactor_catch_up(struct ul_reactor *reactor) {
     return error;
 }
 
+/* --- another thread ---------------------------------------------------------------------------------------------------------------- */
+
+/* Facts: a ring with SINGLE_ISSUER is good for the thread that enabled it and for no other, which may not even cancel; what it had completed
+ * stays readable. With DEFER_TASKRUN no request goes on unless that thread enters, so none reads or writes any more when the loop is run by
+ * another.
+ * So: take what is complete, make a new ring with the same pool and table of files, close the old one, whose requests the kernel then drops,
+ * and make those that are in flight again. Cost: a ring for each change of threads, and a request for each that was waiting. */
+static int ul_reactor_open_next_ring(struct ul_reactor *reactor, struct ul_ring *next) {
+    const struct ul_options *options = &reactor->options;
+    int error = ul_ring_open(next, options->sq_entries, options->cq_entries, options->without_flags);
+    if (error)
+        return error;
+    error = ul_files_register(&reactor->engine.files, next);
+    if (!error)
+        error = ul_buffers_register(&reactor->engine.buffers, next);
+    if (!error)
+        error = ul_ring_enable(next);
+    if (error)
+        ul_ring_close(next);
+    return error;
+}
+
+static int ul_reactor_move(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    struct ul_ring next;
+    int error = ul_reactor_open_next_ring(reactor, &next);
+    if (error)
+        return error;
+    next.enters = engine->ring.enters;
+    next.overflows = engine->ring.overflows;
+    ul_ring_close(&engine->ring);
+    engine->ring = next;
+    engine->in_flight = 0;
+    engine->moving = false;
+    reactor->state = UL_REACTOR_ENABLED;
+    if (reactor->options.register_ring)
+        ul_ring_register_self(&engine->ring);
+    ul_reactor_arm_wake(reactor);
+    ul_listeners_on_ring_lost(&reactor->listeners);
+    ul_streams_on_ring_lost(&reactor->streams);
+    ul_operations_on_ring_lost(&reactor->operations);
+    return 0;
+}
+
+static bool ul_reactor_is_running(const struct ul_reactor *reactor) {
+    return reactor->state == UL_REACTOR_ENABLED || reactor->state == UL_REACTOR_MOVING;
+}
+
 int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     struct ul_engine *engine = &reactor->engine;
-    if (reactor->state != UL_REACTOR_ENABLED)
+    if (!ul_reactor_is_running(reactor))
         return reactor->state == UL_REACTOR_ABANDONED ? -EOWNERDEAD : -EBADFD;
     engine->stats.ticks++;
+    if (reactor->untold) {
+        reactor->untold = false;
+        return (int)engine->event_count;
+    }
     engine->event_count = 0;
     reactor->woken = false;
     ul_buffers_recycle(&engine->buffers);
     ul_reactor_reap(reactor); /* of what was submitted between the ticks; it may have something to tell */
+    if (reactor->state == UL_REACTOR_MOVING) {
+        if (engine->event_count)
+            return (int)engine->event_count;
+        int moved = ul_reactor_move(reactor);
+        if (moved)
+            return moved;
+    }
     ul_streams_flush(&reactor->streams);
     int error = 0;
     if (timeout_ns && !reactor->streams.urgent && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
@@ -228,6 +289,21 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
     if (!ul_ring_unsubmitted(&reactor->engine.ring))
         return 0;
     return ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
+}
+
+void ul_reactor_end(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    reactor->begun = false;
+    ul_reactor_flush(reactor);
+    /* Should another thread run it next, then what the kernel holds for want of room in the CQ would go with the ring. */
+    while (reactor->state == UL_REACTOR_ENABLED && ul_ring_has_overflown(&engine->ring) && engine->event_count < UL_EVENTS_MAX) {
+        if (!reactor->untold)
+            engine->event_count = 0;
+        reactor->untold = true;
+        if (ul_reactor_enter(reactor, 0, 0))
+            break;
+    }
+    ul_ring_unregister_self(&engine->ring);
 }
 
 void ul_reactor_wake(struct ul_reactor *reactor) { ul_wake(reactor->wake); }
@@ -255,13 +331,19 @@ static void ul_reactor_end_all(struct ul_reactor *reactor) {
         ul_listener_close(&reactor->listeners, listener->entry.token);
 }
 
+static bool ul_reactor_is_anothers(struct ul_reactor *reactor) {
+    struct ul_ring *ring = &reactor->engine.ring;
+    bool refused = ring->registered_index < 0 && ul_ring_register_self(ring) == -EEXIST;
+    return refused || reactor->state == UL_REACTOR_MOVING;
+}
+
 /* True when no request is left in the kernel. */
 static bool ul_reactor_drain(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
-    if (reactor->state != UL_REACTOR_ENABLED)
+    if (reactor->state == UL_REACTOR_DISABLED)
         return true; /* nothing was ever submitted */
-    if (!pthread_equal(reactor->owner, pthread_self()))
-        return false;
+    if (ul_reactor_is_anothers(reactor))
+        return false; /* only the thread that owns it can empty it */
     reactor->state = UL_REACTOR_CLOSING;
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);

@@ -2,8 +2,6 @@
 #ifndef UL_REACTOR_H
 #define UL_REACTOR_H
 
-#include <pthread.h>
-
 #include "listener.h"
 #include "op.h"
 #include "stream.h"
@@ -12,6 +10,7 @@
 enum ul_reactor_state {
     UL_REACTOR_DISABLED,  /* made; no thread owns the ring yet, and requests queue up */
     UL_REACTOR_ENABLED,   /* owned by the thread that enabled it */
+    UL_REACTOR_MOVING,    /* run by another thread now: the next ticks take what is complete, then all goes over to a ring of its own */
     UL_REACTOR_CLOSING,   /* nothing is armed again */
     UL_REACTOR_ABANDONED, /* in a forked child: the ring is the parent's */
 };
@@ -44,10 +43,11 @@ struct ul_reactor {
     struct ul_operations operations;
     struct ul_options options;
     enum ul_reactor_state state;
-    pthread_t owner; /* valid unless DISABLED */
     struct ul_wake *wake;
     uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
     bool woken;          /* in this tick */
+    bool begun;          /* between begin and end */
+    bool untold;         /* the last end left events for the next tick */
 };
 
 /* NULL with *error = -errno when it cannot be made. */
@@ -57,8 +57,8 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
  * requests do not end, what the kernel may still write to is leaked; the bytes leaked are returned. */
 uint64_t ul_reactor_close(struct ul_reactor *reactor);
 
-/* Around a run of the loop: take ownership and register the ring fd; submit what is left and unregister it. 0 or -errno; -EEXIST when
- * another thread owns the ring. */
+/* Around a run of the loop: take ownership and register the ring fd; submit what is left and unregister it. 0 or -errno. Each run may be in
+ * another thread than the one before; -EBUSY while one is under way. */
 int ul_reactor_begin(struct ul_reactor *reactor);
 void ul_reactor_end(struct ul_reactor *reactor);
 

@@ -71,6 +71,16 @@ static int ul_streams_reserve_lists(struct ul_streams *streams) {
     return reserved ? 0 : -ENOMEM;
 }
 
+static void ul_stream_fill_slot(struct ul_streams *streams, struct ul_stream *stream) {
+    struct io_uring_sqe *sqe = ul_stream_request(streams, stream, IORING_OP_FILES_UPDATE, UL_REQUEST_SLOT_FILL);
+    if (!sqe) {
+        ul_files_give_back(&streams->engine->files, stream->slot);
+        return;
+    }
+    ul_files_prepare_update(&streams->engine->files, sqe, stream->slot, stream->fd);
+    stream->slot_state = UL_SLOT_HELD;
+}
+
 static void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *stream) {
     struct ul_engine *engine = streams->engine;
     stream->slot = ul_files_take(&engine->files);
@@ -78,13 +88,7 @@ static void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *st
         engine->stats.fixed_file_fallbacks++;
         return;
     }
-    struct io_uring_sqe *sqe = ul_stream_request(streams, stream, IORING_OP_FILES_UPDATE, UL_REQUEST_SLOT_FILL);
-    if (!sqe) {
-        ul_files_give_back(&engine->files, stream->slot);
-        return;
-    }
-    ul_files_prepare_update(&engine->files, sqe, stream->slot, stream->fd);
-    stream->slot_state = UL_SLOT_HELD;
+    ul_stream_fill_slot(streams, stream);
 }
 
 int32_t ul_stream_open(struct ul_streams *streams, int fd) {
@@ -259,4 +263,26 @@ void ul_streams_confirm(struct ul_streams *streams) {
             ul_stream_confirm(streams, stream);
     }
     streams->urgent |= streams->to_confirm.count > 0;
+}
+
+/* --- another ring ------------------------------------------------------------------------------------------------------------------ */
+
+static void ul_stream_on_ring_lost(struct ul_streams *streams, struct ul_stream *stream) {
+    static const struct io_uring_cqe cancelled = {.res = -ECANCELED}, interrupted = {.res = -EINTR};
+    int32_t token = stream->entry.token;
+    if (stream->slot_state == UL_SLOT_HELD) {
+        stream->slot_state = UL_SLOT_NONE; /* the request that fills it is on the plain fd */
+        ul_stream_fill_slot(streams, stream);
+    }
+    if (stream->send_state == UL_SEND_WAITING)
+        ul_stream_complete(streams, UL_REQUEST_SEND_WAITING, token, &interrupted);
+    if (stream->read_state == UL_READ_ARMED || stream->read_state == UL_READ_STOPPING)
+        ul_stream_complete(streams, UL_REQUEST_RECV, token, &cancelled);
+}
+
+void ul_streams_on_ring_lost(struct ul_streams *streams) {
+    uint32_t index = 0;
+    struct ul_stream *stream;
+    while ((stream = ul_table_next(&streams->table, &index)))
+        ul_stream_on_ring_lost(streams, stream);
 }

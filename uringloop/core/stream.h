@@ -97,11 +97,12 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 #define UL_BULK_BUFFER_BYTES (256U * 1024U)
 
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
- * what is over. */
+ * what is over; make every request again, for the ring that had them is gone. */
 void ul_streams_flush(struct ul_streams *streams);
 void ul_streams_feed_starved(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_streams_confirm(struct ul_streams *streams);
 void ul_streams_report_lost(struct ul_streams *streams);
+void ul_streams_on_ring_lost(struct ul_streams *streams);
 
 #endif

@@ -1,0 +1,182 @@
+/* A reactor that is run by several threads in turn: whoever begins next gets a ring of its own, and nothing that was under way is lost. */
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "driver.h"
+
+#define LARGE (4U * 1024U * 1024U) /* no socket takes it at once */
+#define STREAMS 20
+
+static const struct setting *setting; /* of the tests that are run now */
+
+struct work {
+    struct driver *driver;
+    void (*does)(void *);
+    void *with;
+};
+
+static void *run(void *argument) {
+    struct work *work = argument;
+    CHECK_INT(ul_reactor_begin(work->driver->reactor), ==, 0);
+    work->does(work->with);
+    ul_reactor_end(work->driver->reactor);
+    return NULL;
+}
+
+/* Let another thread run the reactor, between two runs of this one. */
+static void in_another_thread(struct driver *driver, void (*does)(void *), void *with) {
+    struct work work = {.driver = driver, .does = does, .with = with};
+    pthread_t thread;
+    ul_reactor_end(driver->reactor);
+    CHECK_INT(pthread_create(&thread, NULL, run, &work), ==, 0);
+    CHECK_INT(pthread_join(thread, NULL), ==, 0);
+    CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
+}
+
+struct talk {
+    struct driver *driver;
+    struct connection *connections;
+    int count;
+};
+
+static void everyone_talks(void *with) {
+    struct talk *talk = with;
+    for (int i = 0; i < talk->count; i++) {
+        struct connection *connection = &talk->connections[i];
+        size_t heard = driver_heard(talk->driver, connection->token)->got.length, told = connection->peer.got.length;
+        CHECK_INT(peer_send(&connection->peer, "ping", 4), ==, 4);
+        CHECK_INT(ul_stream_write(talk->driver->streams, connection->token, "pong!", 5), >, 0);
+        UNTIL(talk->driver, driver_heard(talk->driver, connection->token)->got.length == heard + 4 && peer_has(&connection->peer, told + 5));
+    }
+}
+
+static void connections_go_on(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connections[STREAMS];
+    struct talk talk = {.driver = driver, .connections = connections, .count = STREAMS};
+    for (int i = 0; i < STREAMS; i++) {
+        connections[i] = connection_open(driver, i % 2 ? FAMILY_TCP : FAMILY_UNIX);
+        ul_stream_read(driver->streams, connections[i].token, true);
+    }
+    uint32_t slots = driver_report(driver).slots_in_use;
+    for (int turn = 0; turn < 3; turn++) {
+        everyone_talks(&talk);
+        in_another_thread(driver, everyone_talks, &talk);
+        CHECK_INT(driver_report(driver).slots_in_use, ==, slots);
+    }
+    everyone_talks(&talk);
+    for (int i = 0; i < STREAMS; i++)
+        connection_close(driver, &connections[i]);
+    driver_close(driver);
+}
+
+static void a_tick(void *with) { driver_tick(with, 0); }
+
+/* Bytes that were received, and completed, but not taken before the thread changed. */
+static void what_was_complete_is_told(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connections[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        connections[i] = connection_open(driver, FAMILY_UNIX);
+        ul_stream_read(driver->streams, connections[i].token, true);
+    }
+    driver_fence(driver);
+    for (int i = 0; i < STREAMS; i++)
+        CHECK_INT(peer_send(&connections[i].peer, "ping", 4), ==, 4);
+    ul_reactor_flush(driver->reactor); /* may complete some, and takes none */
+    in_another_thread(driver, a_tick, driver);
+    for (int i = 0; i < STREAMS; i++) {
+        struct heard *heard = driver_heard(driver, connections[i].token);
+        UNTIL(driver, heard->got.length == 4);
+        CHECK(memcmp(heard->got.data, "ping", 4) == 0);
+        connection_close(driver, &connections[i]);
+    }
+    driver_close(driver);
+}
+
+static void a_send_that_waits_goes_on(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, FAMILY_UNIX);
+    char *large = malloc(LARGE);
+    pattern_fill(large, LARGE, 1, 0);
+    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, large, LARGE), >, 0);
+    driver_fence(driver);
+    for (int turn = 0; turn < 3; turn++)
+        in_another_thread(driver, a_tick, driver);
+    UNTIL(driver, peer_has(&connection.peer, LARGE));
+    CHECK(memcmp(connection.peer.got.data, large, LARGE) == 0);
+    CHECK_INT(driver_heard(driver, connection.token)->released, ==, 1);
+    connection_close(driver, &connection);
+    driver_close(driver);
+    free(large);
+}
+
+static void operations_go_on_and_end_when_cancelled(void) {
+    struct driver *driver = driver_open(&setting->options);
+    int ends[2];
+    SYSTEM(pipe2(ends, O_CLOEXEC));
+    int32_t waits = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, ends[0], 0, 0, 0, POLLIN, 0, 0);
+    int32_t cancelled = ul_operation_start(driver->operations, IORING_OP_POLL_ADD, ends[0], 0, 0, 0, POLLIN, 0, 0);
+    driver_fence(driver);
+    in_another_thread(driver, a_tick, driver);
+    CHECK(!driver_done(driver, waits));
+    ul_operation_cancel(driver->operations, cancelled);
+    in_another_thread(driver, a_tick, driver);
+    UNTIL(driver, driver_done(driver, cancelled));
+    CHECK_INT(driver_done(driver, cancelled)->result, ==, -ECANCELED);
+    CHECK(!driver_done(driver, waits));
+    CHECK_INT(write(ends[1], "x", 1), ==, 1);
+    UNTIL(driver, driver_done(driver, waits));
+    CHECK_INT(driver_done(driver, waits)->result, ==, POLLIN);
+    driver_close(driver);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void a_wake_is_heard(void) {
+    struct driver *driver = driver_open(&setting->options);
+    for (int turn = 0; turn < 3; turn++) {
+        ul_reactor_wake(driver->reactor);
+        in_another_thread(driver, a_tick, driver);
+        int64_t started = check_now_ns();
+        ul_reactor_wake(driver->reactor);
+        driver_tick(driver, 5000 * MILLISECOND);
+        CHECK_INT(check_now_ns() - started, <, 2000 * MILLISECOND);
+    }
+    driver_close(driver);
+}
+
+static void what_ends_in_another_thread_leaves_nothing(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    ul_stream_read(driver->streams, connection.token, true);
+    driver_fence(driver);
+    ul_reactor_end(driver->reactor);
+    ul_stream_close(driver->streams, connection.token); /* between the runs */
+    CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
+    in_another_thread(driver, a_tick, driver);
+    struct heard *heard = driver_heard(driver, connection.token);
+    UNTIL(driver, heard->lost);
+    CHECK_INT(driver_report(driver).slots_in_use, ==, 0);
+    close(connection.fd);
+    peer_free(&connection.peer);
+    driver_close(driver);
+}
+
+int main(int count, char **arguments) {
+    (void)count;
+    check_begin(arguments);
+    for (setting = settings; setting < settings + settings_count; setting++) {
+        check_section(setting->name);
+        RUN(connections_go_on);
+        RUN(what_was_complete_is_told);
+        RUN(a_send_that_waits_goes_on);
+        RUN(operations_go_on_and_end_when_cancelled);
+        RUN(a_wake_is_heard);
+        RUN(what_ends_in_another_thread_leaves_nothing);
+    }
+    return check_end();
+}
