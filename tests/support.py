@@ -45,7 +45,9 @@ LOOPS: dict[str, LoopFactory] = {
 
 # Here a full submission queue and an empty buffer pool, rare elsewhere, are the common case.
 TINY_RING = {
-    "uringloop-tiny": functools.partial(uringloop.new_event_loop, entries=4, buffers=2, buffer_size=4096),
+    "uringloop-tiny": functools.partial(
+        uringloop.new_event_loop, entries=4, buffers=2, buffer_size=4096, datagram_buffers=2
+    ),
 }
 
 
@@ -75,7 +77,14 @@ def in_use(loop: asyncio.AbstractEventLoop) -> dict[str, int]:
     stats = loop.stats()  # type: ignore[attr-defined]
     return {
         name: getattr(stats, name)
-        for name in ("operations_in_flight", "slots_in_use", "buffers_in_use", "streams_open")
+        for name in (
+            "operations_in_flight",
+            "slots_in_use",
+            "buffers_in_use",
+            "streams_open",
+            "datagram_buffers_in_use",
+            "endpoints_open",
+        )
     }
 
 

@@ -58,10 +58,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("loop",),
     ("transports.server",),
-    ("transports.stream",),
+    ("transports.stream", "transports.datagram"),
     ("transports.base", "operations"),
     ("selector", "probe", "stats", "handles", "compat"),
-    ("reactor",),
+    ("reactor", "addresses"),
     ("core._core", "_version"),
 )
 # Python that is not part of what runs.
@@ -70,7 +70,7 @@ OUTSIDE = {"core.build", "core.__init__", "transports.__init__"}
 # The same of the C files. Of its own layer a file includes only its own family: stream.h, stream_parts.h.
 C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("reactor",),
-    ("stream", "listener", "op"),
+    ("stream", "listener", "datagram", "op"),
     ("engine",),
     ("files", "buffers", "table", "sendqueue", "wake"),
     ("ring",),

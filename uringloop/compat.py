@@ -23,6 +23,10 @@ MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: igno
 MIN_SCHEDULED_TIMER_HANDLES: int = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
 
+# Since 3.13 an empty datagram is one, and each that is queued counts so many bytes more against the write limits.
+SENDS_EMPTY_DATAGRAMS: bool = sys.version_info >= (3, 13)
+DATAGRAM_HEADER_BYTES: int = 8 if SENDS_EMPTY_DATAGRAMS else 0
+
 if sys.version_info >= (3, 13):
 
     def attach(server: Any, transport: Any) -> None:

@@ -21,11 +21,12 @@ from typing import Any, TypeVarTuple
 from uringloop import compat
 from uringloop.handles import Handle, run_handle
 from uringloop.operations import Operations
-from uringloop.probe import DEFAULT_ENTRIES, default_buffers, probe, usable_files
-from uringloop.reactor import Event, Options, Reactor
+from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, usable_files
+from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
+from uringloop.transports.datagram import DatagramTransport, is_native
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
 
@@ -57,13 +58,22 @@ class Loop(asyncio.SelectorEventLoop):
         buffers: int | None = None,
         buffer_size: int | None = None,
         files: int | None = None,
+        datagram_buffers: int | None = None,
     ) -> None:
         """A loop on a ring of its own; what is None is chosen. The arguments are those of `reactor.Options`.
 
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
         self._listeners: dict[int, Listener] = {}
-        self._reactor = Reactor(choose_options(entries=entries, buffers=buffers, buffer_size=buffer_size, files=files))
+        self._reactor = Reactor(
+            choose_options(
+                entries=entries,
+                buffers=buffers,
+                buffer_size=buffer_size,
+                files=files,
+                datagram_buffers=datagram_buffers,
+            )
+        )
         self._selector = RingSelector(self._reactor)
         self._operations = Operations(self, self._selector, self._reactor)
         try:
@@ -130,7 +140,10 @@ class Loop(asyncio.SelectorEventLoop):
             try:
                 for kind, token, start, stop in events:
                     if kind:
-                        selector.hand_out_other(kind, token, start, stop)
+                        if kind == EVENT_DATAGRAM:
+                            selector.endpoints[token].on_datagram(start, stop, not timeout_ns)
+                        else:
+                            selector.hand_out_other(kind, token, start, stop)
                         continue
                     try:  # EVENT_DATA is 0
                         sinks[token](pool[start:stop])
@@ -226,7 +239,7 @@ class Loop(asyncio.SelectorEventLoop):
             del handle  # see run_handle
 
     def _watch_event(self, hand_out: Callable[[Event], None], event: Event) -> None:
-        owner = self._selector.streams.get(event[1])
+        owner = self._selector.owner_of(event)
         start = self.time()
         hand_out(event)
         self._report_slow(owner, self.time() - start)
@@ -279,6 +292,21 @@ class Loop(asyncio.SelectorEventLoop):
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
         return ssl_protocol._app_transport
 
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        if not (self._reactor.options.datagram_buffers and is_native(sock)):
+            return super()._make_datagram_transport(sock, protocol, address, waiter, extra)  # type: ignore[misc]
+        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        transport = DatagramTransport(self, sock, protocol, contextvars.copy_context(), address, extra)
+        self.call_soon(transport.start, waiter)
+        return transport
+
     def _start_serving(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
@@ -317,7 +345,14 @@ class Loop(asyncio.SelectorEventLoop):
         return int(self._selector.is_armed(self._ssock.fileno()))
 
 
-def choose_options(*, entries: int | None, buffers: int | None, buffer_size: int | None, files: int | None) -> Options:
+def choose_options(
+    *,
+    entries: int | None,
+    buffers: int | None,
+    buffer_size: int | None,
+    files: int | None,
+    datagram_buffers: int | None,
+) -> Options:
     """The options given, and for the others what suits this kernel and this process."""
     found = probe()
     incremental = found.incremental_buffers
@@ -328,6 +363,7 @@ def choose_options(*, entries: int | None, buffers: int | None, buffer_size: int
         buffer_size=usual_size if buffer_size is None else buffer_size,
         files=usable_files(found, files),
         incremental_buffers=incremental,
+        datagram_buffers=(DATAGRAM_BUFFERS if datagram_buffers is None else datagram_buffers) if found.datagrams else 0,
         register_ring=found.registered_ring,
         inline_sends=found.inline_sends,
     )

@@ -1,7 +1,7 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
 A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
-two hot calls (`tick`, `stream_write`) are bound to their C functions with nothing in between.
+hot calls (`tick`, `stream_write`, `endpoint_write`) are bound to their C functions with nothing in between.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ EVENT_LOST: Final[int] = _lib.UL_EVENT_LOST
 EVENT_DRAINED: Final[int] = _lib.UL_EVENT_DRAINED
 EVENT_DONE: Final[int] = _lib.UL_EVENT_DONE
 EVENT_READABLE: Final[int] = _lib.UL_EVENT_READABLE
+EVENT_DATAGRAM: Final[int] = _lib.UL_EVENT_DATAGRAM
+EVENT_ENDPOINT_ERROR: Final[int] = _lib.UL_EVENT_ENDPOINT_ERROR
+EVENT_ENDPOINT_DRAINED: Final[int] = _lib.UL_EVENT_ENDPOINT_DRAINED
+EVENT_ENDPOINT_LOST: Final[int] = _lib.UL_EVENT_ENDPOINT_LOST
 _EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
 # Kind, token, and two values.
 Event = tuple[int, int, int, int]
@@ -35,6 +39,11 @@ _EVENT: Final = struct.Struct("=4i")
 _EVENT_BYTES: Final = _EVENT.size
 _unpack_event: Callable[[memoryview], Event] = _EVENT.unpack
 _iter_events: Callable[[memoryview], Iterator[Event]] = _EVENT.iter_unpack
+
+# A datagram event: where the address is before the bytes, and how the two lengths are joined.
+NAME_BYTES: Final[int] = _lib.UL_NAME_BYTES
+NAME_BITS: Final[int] = _lib.UL_NAME_BITS
+NAME_MASK: Final = (1 << NAME_BITS) - 1
 
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
 OP_READ: Final[int] = _lib.IORING_OP_READ
@@ -44,6 +53,7 @@ ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
 BUFFERS_MAX: Final = 32768  # the kernel's limit for a buffer ring
 BUFFER_SIZE_MIN: Final = 64
 POOL_BYTES_MAX: Final = 2**31 - 1  # events carry offsets into the pool as int32
+DATAGRAM_BUFFERS_MAX: Final = 4096  # 1 GiB: as many as a pool can have
 COMPLETIONS_PER_ENTRY: Final = 8  # CQ entries for each SQ entry: multishot requests complete many times
 COMPLETIONS_MAX: Final = 2 * ENTRIES_MAX  # the kernel's IORING_MAX_CQ_ENTRIES
 
@@ -61,6 +71,7 @@ class Options:
     entries: submission queue entries, a power of two up to 32768.
     buffers: receive buffers in the pool, a power of two up to 32768.
     buffer_size: bytes each.
+    datagram_buffers: receive buffers for datagrams, a power of two; 0 for no datagram endpoints.
     files: fixed-file slots; 0 for none.
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
@@ -72,16 +83,19 @@ class Options:
     buffer_size: int
     files: int
     incremental_buffers: bool
+    datagram_buffers: int = 0
     register_ring: bool = True
     inline_sends: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("entries", "buffers", "buffer_size", "files"):
+        for name in ("entries", "buffers", "buffer_size", "files", "datagram_buffers"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an int, not {type(value).__name__}")
         _check_power_of_two("entries", self.entries, ENTRIES_MAX)
         _check_power_of_two("buffers", self.buffers, BUFFERS_MAX)
+        if self.datagram_buffers != 0:
+            _check_power_of_two("datagram_buffers", self.datagram_buffers, DATAGRAM_BUFFERS_MAX)
         largest = POOL_BYTES_MAX // self.buffers
         if not BUFFER_SIZE_MIN <= self.buffer_size <= largest:
             raise ValueError(
@@ -118,6 +132,7 @@ class Reactor:
                 "cq_entries": completions,
                 "buffer_count": options.buffers,
                 "buffer_size": options.buffer_size,
+                "datagram_buffers": options.datagram_buffers,
                 "files": options.files,
                 "incremental": options.incremental_buffers,
                 "register_ring": options.register_ring,
@@ -136,6 +151,7 @@ class Reactor:
     def _bind(self, pointer: Any) -> None:
         streams = _lib.ul_reactor_streams(pointer)
         listeners = _lib.ul_reactor_listeners(pointer)
+        endpoints = _lib.ul_reactor_endpoints(pointer)
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), self.options.buffers * self.options.buffer_size)
@@ -173,6 +189,19 @@ class Reactor:
         self._listener_open: Callable[[int], int] = partial(_lib.ul_listener_open, listeners)
         self.listener_start: Callable[[int], int] = partial(_lib.ul_listener_start, listeners)
         self.listener_close: Callable[[int], int] = partial(_lib.ul_listener_close, listeners)
+        # endpoints, token, bytes, length, sockaddr (empty: where the socket is connected to), its length -> what is
+        # queued, or -errno.
+        self.endpoint_write: Callable[[Any, int, bytes, int, bytes, int], int] = _lib.ul_endpoint_write
+        self.endpoints = endpoints
+        self._endpoint_open: Callable[[int, int], int] = partial(_lib.ul_endpoint_open, endpoints)
+        # token, wanted
+        self.endpoint_read: Callable[[int, bool], int] = partial(_lib.ul_endpoint_read, endpoints)
+        self.endpoint_queued: Callable[[int], int] = partial(_lib.ul_endpoint_queued, endpoints)
+        # token, bytes
+        self.endpoint_set_low_water: Callable[[int, int], int] = partial(_lib.ul_endpoint_set_low_water, endpoints)
+        self.endpoint_close: Callable[[int], int] = partial(_lib.ul_endpoint_close, endpoints)
+        self.endpoint_abort: Callable[[int], int] = partial(_lib.ul_endpoint_abort, endpoints)
+        self._datagram_pool: Pool | None = None
         self._operation_start: Callable[..., int] = partial(_lib.ul_operation_start, operations)
         self.operation_cancel: Callable[[int], int] = partial(_lib.ul_operation_cancel, operations)
 
@@ -220,6 +249,18 @@ class Reactor:
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
         return _checked(self._stream_open(fd))
+
+    def endpoint_open(self, fd: int, overhead: int) -> int:
+        """A token for this datagram socket; a datagram that is queued counts `overhead` bytes more than it has. Raises
+        OSError."""
+        return _checked(self._endpoint_open(fd, overhead))
+
+    def datagram_pool(self) -> Pool:
+        """The memory that datagrams are received into; it is there once an endpoint has been opened."""
+        if self._datagram_pool is None:
+            size = self.options.datagram_buffers * _lib.UL_DATAGRAM_BUFFER_BYTES
+            self._datagram_pool = _ffi.buffer(_lib.ul_reactor_datagram_pool(self._pointer), size)
+        return self._datagram_pool
 
     def listener_open(self, fd: int) -> int:
         """A token for this listening socket, accepting from the next tick on. Raises OSError."""

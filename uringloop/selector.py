@@ -23,8 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uringloop.reactor import (
     EVENT_ACCEPTED,
     EVENT_DATA,
+    EVENT_DATAGRAM,
     EVENT_DONE,
     EVENT_DRAINED,
+    EVENT_ENDPOINT_DRAINED,
+    EVENT_ENDPOINT_ERROR,
+    EVENT_ENDPOINT_LOST,
     EVENT_EOF,
     EVENT_LOST,
     EVENT_READABLE,
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
 TIMEOUT_MAX_NS = 2**62
+_OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, EVENT_ENDPOINT_LOST)
 
 
 class StreamOwner(Protocol):
@@ -54,6 +59,15 @@ class StreamOwner(Protocol):
     def on_lost(self, error: int) -> None: ...
     def on_drained(self, left: int, released: int) -> None: ...
     def on_receive_failed(self, exc: BaseException) -> None: ...
+
+
+class EndpointOwner(Protocol):
+    """What a datagram endpoint's events call; the transport."""
+
+    def on_datagram(self, start: int, lengths: int, behind: bool) -> None: ...
+    def on_error(self, error: int) -> None: ...
+    def on_drained(self) -> None: ...
+    def on_lost(self) -> None: ...
 
 
 class RingSelector(_BaseSelectorImpl):
@@ -76,6 +90,7 @@ class RingSelector(_BaseSelectorImpl):
         self.sinks: dict[int, Callable[[bytes], object]] = {}
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
+        self.endpoints: dict[int, EndpointOwner] = {}
         self.operations: dict[int, Operation] = {}
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
@@ -218,7 +233,9 @@ class RingSelector(_BaseSelectorImpl):
 
     def hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         """Hand out an event that is not DATA; core/engine.h tells what its values are."""
-        if kind == EVENT_DONE:
+        if kind == EVENT_DATAGRAM:
+            self.endpoints[token].on_datagram(a, b, True)  # the loop does it itself when it knows better
+        elif kind == EVENT_DONE:
             operation = self.operations.pop(token, None)
             if operation is not None:
                 operation.complete(a)
@@ -235,6 +252,18 @@ class RingSelector(_BaseSelectorImpl):
         elif kind == EVENT_LOST:
             del self.sinks[token]
             self.streams.pop(token).on_lost(a)
+        elif kind == EVENT_ENDPOINT_ERROR:
+            self.endpoints[token].on_error(a)
+        elif kind == EVENT_ENDPOINT_DRAINED:
+            self.endpoints[token].on_drained()
+        elif kind == EVENT_ENDPOINT_LOST:
+            self.endpoints.pop(token).on_lost()
+
+    def owner_of(self, event: Event) -> object:
+        """The transport that an event is for, if it is for one."""
+        if event[0] in _OF_ENDPOINTS:
+            return self.endpoints.get(event[1])
+        return self.streams.get(event[1])
 
     def _on_accepted(self, token: int, fd: int) -> None:
         listener = self.listeners.get(token)
@@ -254,8 +283,10 @@ class RingSelector(_BaseSelectorImpl):
         super().close()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
-        for table in (self.sinks, self.streams, self.listeners, self.operations, self._polls, self._poll_tokens):
+        for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations):
             table.clear()
+        self._polls.clear()
+        self._poll_tokens.clear()
         self._fired.clear()
         self.ready.clear()
         self.watch = None

@@ -39,6 +39,16 @@ class Stats:
     sends_direct: int  # large writes that the socket took at once
     sends_short: int
     bytes_sent: int
+    # Datagrams. Their arms and bytes are counted above.
+    datagrams_received: int
+    datagrams_truncated: int  # larger than 256 KiB
+    datagrams_sent: int
+    datagram_batches: int  # system calls that sent several at once
+    datagram_waits: int  # for room in a full socket
+    datagram_errors: int  # told to error_received
+    datagram_buffers: int
+    datagram_buffers_in_use: int  # handed out, to go back at the next tick
+    endpoints_open: int
     # Connections.
     accepts: int
     accept_rearms: int
@@ -80,6 +90,15 @@ class Stats:
             sends_direct=stats.sends_direct,
             sends_short=stats.sends_short,
             bytes_sent=stats.bytes_sent,
+            datagrams_received=stats.datagrams_received,
+            datagrams_truncated=stats.datagrams_truncated,
+            datagrams_sent=stats.datagrams_sent,
+            datagram_batches=stats.datagram_batches,
+            datagram_waits=stats.datagram_waits,
+            datagram_errors=stats.datagram_errors,
+            datagram_buffers=report.datagram_buffers,
+            datagram_buffers_in_use=report.datagram_buffers_in_use,
+            endpoints_open=report.endpoints,
             accepts=stats.accepts,
             accept_rearms=stats.accept_rearms,
             streams_open=report.streams,

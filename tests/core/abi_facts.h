@@ -71,6 +71,12 @@ struct abi_fact {
     FIELD(io_uring_buf_reg, ring_addr, ring_addr, 0)                  \
     FIELD(io_uring_buf_reg, ring_entries, ring_entries, 8)            \
     FIELD(io_uring_buf_reg, bgid, bgid, 12)                           \
+    FIELD(io_uring_recvmsg_out, namelen, namelen, 0)                  \
+    FIELD(io_uring_recvmsg_out, controllen, controllen, 4)            \
+    FIELD(io_uring_recvmsg_out, payloadlen, payloadlen, 8)            \
+    FIELD(io_uring_recvmsg_out, flags, flags, 12)                     \
+    FIELD(io_uring_sqe, off, addr2, 8)                                \
+    FIELD(io_uring_sqe, file_index, addr_len, 44)                     \
     FIELD(io_uring_sync_cancel_reg, addr, addr, 0)                    \
     FIELD(io_uring_sync_cancel_reg, fd, fd, 8)                        \
     FIELD(io_uring_sync_cancel_reg, flags, flags, 12)                 \
@@ -89,6 +95,7 @@ struct abi_fact {
     SIZE(io_uring_rsrc_update, 16)    \
     SIZE(io_uring_buf, 16)            \
     SIZE(io_uring_buf_reg, 40)        \
+    SIZE(io_uring_recvmsg_out, 16)    \
     SIZE(io_uring_sync_cancel_reg, 64)
 
 /* VALUE(name, number): what a header of Linux 6.1, the oldest that the loop runs on, has. */
@@ -125,6 +132,7 @@ struct abi_fact {
     VALUE(IORING_OP_NOP, 0)                      \
     VALUE(IORING_OP_POLL_ADD, 6)                 \
     VALUE(IORING_OP_SENDMSG, 9)                  \
+    VALUE(IORING_OP_RECVMSG, 10)                 \
     VALUE(IORING_OP_ACCEPT, 13)                  \
     VALUE(IORING_OP_ASYNC_CANCEL, 14)            \
     VALUE(IORING_OP_FILES_UPDATE, 20)            \

@@ -114,6 +114,11 @@ struct io_uring_buf_reg {
 };
 static_assert(sizeof(struct io_uring_buf_reg) == 40, "io_uring_buf_reg size");
 
+struct io_uring_recvmsg_out { /* what a multishot recvmsg writes before the name and the payload */
+    uint32_t namelen, controllen, payloadlen, flags;
+};
+static_assert(sizeof(struct io_uring_recvmsg_out) == 16, "io_uring_recvmsg_out size");
+
 struct io_uring_sync_cancel_reg {
     uint64_t addr;
     int32_t fd;
@@ -174,6 +179,7 @@ enum io_uring_op {
     IORING_OP_NOP = 0,
     IORING_OP_POLL_ADD = 6,
     IORING_OP_SENDMSG = 9,
+    IORING_OP_RECVMSG = 10,
     IORING_OP_ACCEPT = 13,
     IORING_OP_ASYNC_CANCEL = 14,
     IORING_OP_FILES_UPDATE = 20,
@@ -187,7 +193,7 @@ enum io_uring_op {
 #define IOSQE_BUFFER_SELECT (1U << 5)
 #define IOSQE_CQE_SKIP_SUCCESS (1U << 6) /* 5.17 */
 
-/* sqe->ioprio for recv and accept */
+/* sqe->ioprio for recv, recvmsg and accept */
 #define IORING_RECV_MULTISHOT (1U << 1)   /* 6.0 */
 #define IORING_ACCEPT_MULTISHOT (1U << 0) /* 5.19 */
 

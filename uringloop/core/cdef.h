@@ -8,10 +8,17 @@ enum ul_event_kind {
     UL_EVENT_DRAINED,
     UL_EVENT_DONE,
     UL_EVENT_READABLE,
+    UL_EVENT_DATAGRAM,
+    UL_EVENT_ENDPOINT_ERROR,
+    UL_EVENT_ENDPOINT_DRAINED,
+    UL_EVENT_ENDPOINT_LOST,
     ...
 };
 #define UL_EVENTS_MAX ...
 #define UL_BULK_BUFFER_BYTES ...
+#define UL_DATAGRAM_BUFFER_BYTES ...
+#define UL_NAME_BYTES ...
+#define UL_NAME_BITS ...
 
 #define IORING_OP_POLL_ADD ...
 #define IORING_OP_READ ...
@@ -23,6 +30,7 @@ enum ul_event_kind {
 struct ul_options {
     uint32_t sq_entries, cq_entries;
     uint32_t buffer_count, buffer_size;
+    uint32_t datagram_buffers;
     int32_t files;
     bool incremental;
     bool register_ring;
@@ -35,6 +43,7 @@ struct ul_stats {
     uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received;
     uint64_t sends, sends_direct, sends_short, bytes_sent;
     uint64_t accepts, accept_rearms;
+    uint64_t datagrams_received, datagrams_truncated, datagrams_sent, datagram_batches, datagram_waits, datagram_errors;
     uint64_t fixed_file_fallbacks, stale_completions;
     ...;
 };
@@ -43,9 +52,10 @@ struct ul_report {
     struct ul_stats stats;
     uint64_t enters, overflows, in_flight;
     uint32_t setup_flags, sq_entries, cq_entries;
-    uint32_t streams, listeners, operations;
+    uint32_t streams, listeners, endpoints, operations;
     uint32_t files, slots_in_use;
     uint32_t buffer_count, buffer_size, buffers_in_use;
+    uint32_t datagram_buffers, datagram_buffers_in_use;
     bool enabled, incremental, ring_registered;
     ...;
 };
@@ -53,6 +63,7 @@ struct ul_report {
 struct ul_reactor;
 struct ul_streams;
 struct ul_listeners;
+struct ul_endpoints;
 struct ul_operations;
 struct ul_wake;
 
@@ -69,10 +80,12 @@ void ul_reactor_abandon(struct ul_reactor *reactor);
 void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
+struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
 char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
+char *ul_reactor_datagram_pool(const struct ul_reactor *reactor);
 
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
@@ -88,6 +101,14 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
 int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 int ul_listener_close(struct ul_listeners *listeners, int32_t token);
+
+int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhead);
+int ul_endpoint_read(struct ul_endpoints *endpoints, int32_t token, bool wanted);
+int64_t ul_endpoint_write(struct ul_endpoints *endpoints, int32_t token, const char *data, size_t length, const char *name, uint32_t name_length);
+int64_t ul_endpoint_queued(const struct ul_endpoints *endpoints, int32_t token);
+int ul_endpoint_set_low_water(struct ul_endpoints *endpoints, int32_t token, int64_t bytes);
+int ul_endpoint_close(struct ul_endpoints *endpoints, int32_t token);
+int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token);
 
 int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3);

@@ -1,4 +1,4 @@
-/* What the engines (streams, listeners, operations) share: the ring and its tables, the events for Python, the counts. */
+/* What the engines (streams, listeners, datagram endpoints, operations) share: the ring and its tables, the events for Python, the counts. */
 #ifndef UL_ENGINE_H
 #define UL_ENGINE_H
 
@@ -18,6 +18,10 @@ enum ul_event_kind {
     UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */
     UL_EVENT_DONE = 5,     /* operation; result or -errno, cqe flags: its token is void */
     UL_EVENT_READABLE = 6, /* stream; 0, 0: a bulk stream has bytes to take with ul_stream_receive */
+    UL_EVENT_DATAGRAM = 7, /* endpoint; where its bytes start in the datagram pool, with the address UL_NAME_BYTES before them; both lengths */
+    UL_EVENT_ENDPOINT_ERROR = 8,   /* endpoint; errno, 0: of one datagram, the endpoint goes on */
+    UL_EVENT_ENDPOINT_DRAINED = 9, /* endpoint; 0, 0: no more is queued than was asked for */
+    UL_EVENT_ENDPOINT_LOST = 10,   /* endpoint; 0, 0: all its requests are done, its token is void */
 };
 #define UL_EVENT_INTS 4
 #define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
@@ -37,6 +41,9 @@ enum ul_request {
     UL_REQUEST_SLOT_CLEAR,
     UL_REQUEST_CANCEL, /* of one request or of all; its token is 0 */
     UL_REQUEST_ACCEPT,
+    UL_REQUEST_RECVMSG,
+    UL_REQUEST_DATAGRAM,
+    UL_REQUEST_DATAGRAM_ROOM,
     UL_REQUEST_OPERATION,
     UL_REQUEST_WAKE,
 };
@@ -59,6 +66,12 @@ struct ul_stats {
     uint64_t bytes_sent;
     uint64_t accepts;
     uint64_t accept_rearms;
+    uint64_t datagrams_received;
+    uint64_t datagrams_truncated; /* of them, those that were larger than a buffer */
+    uint64_t datagrams_sent;
+    uint64_t datagram_batches;    /* sendmmsg(2) calls, each for several that were queued in one turn */
+    uint64_t datagram_waits;      /* for room in a full socket */
+    uint64_t datagram_errors;
     uint64_t fixed_file_fallbacks; /* streams that run on their plain fd because the table was full or absent */
     uint64_t stale_completions;
 };
@@ -91,10 +104,13 @@ static inline bool ul_request_waits(enum ul_request request) {
     case UL_REQUEST_READABLE:
     case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_ACCEPT:
+    case UL_REQUEST_RECVMSG:
+    case UL_REQUEST_DATAGRAM_ROOM:
     case UL_REQUEST_OPERATION:
     case UL_REQUEST_WAKE:
         return true;
     case UL_REQUEST_SEND_INLINE:
+    case UL_REQUEST_DATAGRAM:
     case UL_REQUEST_SLOT_FILL:
     case UL_REQUEST_SLOT_CLEAR:
     case UL_REQUEST_CANCEL:

@@ -35,16 +35,18 @@ static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     struct ul_engine *engine = &reactor->engine;
     ul_ring_unregister_self(&engine->ring); /* where ul_reactor_end was not called */
     ul_buffers_close(&engine->buffers, &engine->ring, leak);
+    ul_buffers_close(&reactor->endpoints.buffers, &engine->ring, leak);
     if (engine->files.capacity && engine->ring.fd >= 0)
         ul_ring_register(&engine->ring, IORING_UNREGISTER_FILES, NULL, 0); /* now: closing the ring would let go of them some time later */
     ul_ring_close(&engine->ring);
     if (reactor->wake)
         ul_wake_release(reactor->wake);
     if (leak)
-        return; /* send queues, gather lists and wake_value may still be read or written: all of it stays */
+        return; /* send queues, datagrams, gather lists and wake_value may still be read or written: all of it stays */
     ul_files_close(&engine->files);
     ul_streams_destroy(&reactor->streams);
     ul_listeners_destroy(&reactor->listeners);
+    ul_endpoints_destroy(&reactor->endpoints);
     ul_operations_destroy(&reactor->operations);
     free(engine->events);
     free(engine->bulk_buffer);
@@ -61,6 +63,7 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
     reactor->engine.ring.fd = -1;
     ul_streams_init(&reactor->streams, &reactor->engine);
     ul_listeners_init(&reactor->listeners, &reactor->engine);
+    ul_endpoints_init(&reactor->endpoints, &reactor->engine, options->datagram_buffers);
     ul_operations_init(&reactor->operations, &reactor->engine);
     *error = ul_reactor_setup(reactor);
     if (*error) {
@@ -117,6 +120,7 @@ void ul_reactor_abandon(struct ul_reactor *reactor) {
     reactor->state = UL_REACTOR_ABANDONED;
     ul_ring_abandon(&reactor->engine.ring);
     ul_buffers_abandon(&reactor->engine.buffers);
+    ul_buffers_abandon(&reactor->endpoints.buffers);
 }
 
 /* --- the tick ---------------------------------------------------------------------------------------------------------------------- */
@@ -139,6 +143,11 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         break;
     case UL_REQUEST_ACCEPT:
         ul_listener_complete(&reactor->listeners, token, cqe);
+        break;
+    case UL_REQUEST_RECVMSG:
+    case UL_REQUEST_DATAGRAM:
+    case UL_REQUEST_DATAGRAM_ROOM:
+        ul_endpoint_complete(&reactor->endpoints, request, token, cqe);
         break;
     case UL_REQUEST_OPERATION:
         ul_operation_complete(&reactor->operations, token, cqe);
@@ -172,14 +181,20 @@ static void ul_reactor_reap(struct ul_reactor *reactor) {
     if (taken)
         ul_ring_release_cqes(ring, taken);
     /* Checked before the completions were handled: what they submit anew is not confirmed by this enter. */
-    if (all_submitted && taken == ready && !ul_ring_has_overflown(ring))
+    if (all_submitted && taken == ready && !ul_ring_has_overflown(ring)) {
         ul_streams_confirm(&reactor->streams);
+        ul_endpoints_confirm(&reactor->endpoints);
+    }
     ul_streams_report_lost(&reactor->streams);
+    ul_endpoints_report_lost(&reactor->endpoints);
 }
 
 static bool ul_reactor_has_something_to_tell(const struct ul_reactor *reactor) {
-    return reactor->engine.event_count || reactor->woken || reactor->streams.lost.count;
+    return reactor->engine.event_count || reactor->woken || reactor->streams.lost.count || reactor->endpoints.lost.count;
 }
+
+/* True if the next enter must not sleep. */
+static bool ul_reactor_is_urgent(const struct ul_reactor *reactor) { return reactor->streams.urgent || reactor->endpoints.urgent; }
 
 static int ul_reactor_enter(struct ul_reactor *reactor, uint32_t min_complete, int64_t timeout_ns) {
     int error = ul_ring_enter(&reactor->engine.ring, min_complete, timeout_ns);
@@ -192,7 +207,8 @@ static int ul_reactor_catch_up(struct ul_reactor *reactor) {
     int error = 0;
     for (int enters = 0; !error && enters < UL_CATCH_UP_ENTERS && reactor->engine.event_count < UL_EVENTS_MAX; enters++) {
         ul_streams_feed_starved(&reactor->streams);
-        if (!ul_ring_has_work(&reactor->engine.ring) && !reactor->streams.urgent)
+        ul_endpoints_flush(&reactor->endpoints);
+        if (!ul_ring_has_work(&reactor->engine.ring) && !ul_reactor_is_urgent(reactor))
             break;
         error = ul_reactor_enter(reactor, 0, 0);
     }
@@ -259,6 +275,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     engine->event_count = 0;
     reactor->woken = false;
     ul_buffers_recycle(&engine->buffers);
+    ul_buffers_recycle(&reactor->endpoints.buffers);
     ul_reactor_reap(reactor); /* of what was submitted between the ticks; it may have something to tell */
     if (reactor->state == UL_REACTOR_MOVING) {
         if (engine->event_count)
@@ -268,8 +285,9 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
             return moved;
     }
     ul_streams_flush(&reactor->streams);
+    ul_endpoints_flush(&reactor->endpoints);
     int error = 0;
-    if (timeout_ns && !reactor->streams.urgent && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
+    if (timeout_ns && !ul_reactor_is_urgent(reactor) && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
         error = ul_reactor_enter(reactor, 1, timeout_ns);
     else if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
         error = ul_reactor_enter(reactor, 0, 0);
@@ -286,6 +304,7 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
     if (reactor->state != UL_REACTOR_ENABLED)
         return 0;
     ul_streams_flush(&reactor->streams);
+    ul_endpoints_send_early(&reactor->endpoints);
     if (!ul_ring_unsubmitted(&reactor->engine.ring))
         return 0;
     return ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
@@ -329,6 +348,10 @@ static void ul_reactor_end_all(struct ul_reactor *reactor) {
     struct ul_listener *listener;
     while ((listener = ul_table_next(&reactor->listeners.table, &index)))
         ul_listener_close(&reactor->listeners, listener->entry.token);
+    index = 0;
+    struct ul_endpoint *endpoint;
+    while ((endpoint = ul_table_next(&reactor->endpoints.table, &index)))
+        ul_endpoint_abort(&reactor->endpoints, endpoint->entry.token);
 }
 
 static bool ul_reactor_is_anothers(struct ul_reactor *reactor) {
@@ -350,6 +373,7 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
         engine->event_count = 0;
         ul_buffers_recycle(&engine->buffers);
+        ul_buffers_recycle(&reactor->endpoints.buffers);
         int error = ul_reactor_enter(reactor, 0, 0);
         if (engine->in_flight == 0 && ul_reactor_is_up_to_date(reactor))
             return true;
@@ -369,7 +393,8 @@ uint64_t ul_reactor_close(struct ul_reactor *reactor) {
         ul_reactor_free(reactor, false);
         return 0;
     }
-    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + UL_BULK_BUFFER_BYTES + ul_streams_queued(&reactor->streams);
+    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + UL_BULK_BUFFER_BYTES + ul_streams_queued(&reactor->streams) +
+                      ul_buffers_bytes(&reactor->endpoints.buffers) + ul_endpoints_queued(&reactor->endpoints);
     ul_reactor_free(reactor, true);
     return leaked;
 }
@@ -388,12 +413,15 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
         .cq_entries = engine->ring.cq_entries,
         .streams = reactor->streams.table.live,
         .listeners = reactor->listeners.table.live,
+        .endpoints = reactor->endpoints.table.live,
         .operations = reactor->operations.table.live,
         .files = (uint32_t)engine->files.capacity,
         .slots_in_use = (uint32_t)(engine->files.capacity - engine->files.free_count),
         .buffer_count = engine->buffers.count,
         .buffer_size = engine->buffers.size,
         .buffers_in_use = engine->buffers.count - engine->buffers.kernel_count,
+        .datagram_buffers = reactor->endpoints.buffer_count,
+        .datagram_buffers_in_use = reactor->endpoints.buffers.count - reactor->endpoints.buffers.kernel_count,
         .enabled = reactor->state == UL_REACTOR_ENABLED,
         .incremental = engine->buffers.incremental,
         .ring_registered = engine->ring.registered_index >= 0,
@@ -402,7 +430,9 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
 
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor) { return &reactor->streams; }
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor) { return &reactor->listeners; }
+struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor) { return &reactor->endpoints; }
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor) { return &reactor->operations; }
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor) { return reactor->engine.events; }
 char *ul_reactor_pool(const struct ul_reactor *reactor) { return reactor->engine.buffers.pool; }
 char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor) { return reactor->engine.bulk_buffer; }
+char *ul_reactor_datagram_pool(const struct ul_reactor *reactor) { return reactor->endpoints.buffers.pool; }

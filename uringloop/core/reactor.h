@@ -2,6 +2,7 @@
 #ifndef UL_REACTOR_H
 #define UL_REACTOR_H
 
+#include "datagram.h"
 #include "listener.h"
 #include "op.h"
 #include "stream.h"
@@ -18,6 +19,7 @@ enum ul_reactor_state {
 struct ul_options {
     uint32_t sq_entries, cq_entries;
     uint32_t buffer_count, buffer_size;
+    uint32_t datagram_buffers; /* a power of two; 0: no datagram endpoints */
     int32_t files;          /* fixed-file slots; 0: none */
     bool incremental;       /* incremental buffers */
     bool register_ring;     /* register the ring's own fd */
@@ -30,9 +32,10 @@ struct ul_report {
     struct ul_stats stats;
     uint64_t enters, overflows, in_flight;
     uint32_t setup_flags, sq_entries, cq_entries;
-    uint32_t streams, listeners, operations;
+    uint32_t streams, listeners, endpoints, operations;
     uint32_t files, slots_in_use;
     uint32_t buffer_count, buffer_size, buffers_in_use;
+    uint32_t datagram_buffers, datagram_buffers_in_use;
     bool enabled, incremental, ring_registered;
 };
 
@@ -40,6 +43,7 @@ struct ul_reactor {
     struct ul_engine engine;
     struct ul_streams streams;
     struct ul_listeners listeners;
+    struct ul_endpoints endpoints;
     struct ul_operations operations;
     struct ul_options options;
     enum ul_reactor_state state;
@@ -81,9 +85,11 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
 /* For the binding. */
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);
+struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
 char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
+char *ul_reactor_datagram_pool(const struct ul_reactor *reactor); /* NULL before the first endpoint */
 
 #endif

@@ -1,0 +1,214 @@
+/* Sending, in the order of the calls.
+ *
+ * Facts: requests of one batch run one by one, and each by itself: if the first finds the socket full and the second, a moment later, does
+ * not, they have changed places. A chain of linked requests would keep the order, but the kernel runs each link in an enter of its own.
+ * sendmmsg(2) keeps it, stops at the first that fails, and costs less a datagram than a request does. And a send that waits for room is not
+ * to be had: where a Unix socket's receiver is full, the kernel has read the bytes by then, and sends an empty datagram later (seen on 6.18).
+ * So: a datagram that is alone in its turn, as the answer of most servers is, is an inline SEND, which rides in the turn's enter. Several are
+ * sent by one sendmmsg(2). None of them waits: if the socket is full, a poll tells when it no longer is.
+ * Cost: a system call for each endpoint that sends several in a turn. A Unix socket that is not connected says that it is writable while its
+ * receiver is full, so the loop tries again in each turn without sleep until there is room, as asyncio does.
+ */
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "datagram_parts.h"
+
+/* Datagrams of one sendmmsg: their headers, 80 bytes each, are on the stack. */
+#define UL_SEND_BATCH 64
+
+/* --- the queue --------------------------------------------------------------------------------------------------------------------- */
+
+static const char *ul_datagram_data(const struct ul_datagram *datagram) { return datagram->bytes + datagram->name_length; }
+
+static void ul_endpoint_drop_first(struct ul_endpoint *endpoint) {
+    struct ul_datagram *datagram = endpoint->first;
+    endpoint->first = datagram->next;
+    if (!endpoint->first)
+        endpoint->last = NULL;
+    endpoint->queued -= datagram->length + endpoint->overhead;
+    free(datagram);
+}
+
+void ul_endpoint_drop_queue(struct ul_endpoint *endpoint) {
+    while (endpoint->first)
+        ul_endpoint_drop_first(endpoint);
+}
+
+static void ul_endpoint_sent_first(struct ul_endpoint *endpoint, struct ul_stats *stats) {
+    stats->datagrams_sent++;
+    stats->bytes_sent += endpoint->first->length;
+    ul_endpoint_drop_first(endpoint);
+}
+
+int64_t ul_endpoint_write(struct ul_endpoints *endpoints, int32_t token, const char *data, size_t length, const char *name, uint32_t name_length) {
+    struct ul_endpoint *endpoint = ul_table_get(&endpoints->table, token);
+    if (!endpoint)
+        return -ENOENT;
+    if (endpoint->life != UL_ENDPOINT_OPEN)
+        return (int64_t)endpoint->queued;
+    if (length > INT32_MAX || name_length > UL_NAME_BYTES)
+        return -EMSGSIZE; /* no protocol has datagrams of this size */
+    struct ul_datagram *datagram = malloc(sizeof *datagram + name_length + length);
+    if (!datagram)
+        return -ENOMEM;
+    *datagram = (struct ul_datagram){.length = (uint32_t)length, .name_length = name_length};
+    memcpy(datagram->bytes, name, name_length);
+    memcpy(datagram->bytes + name_length, data, length);
+    if (endpoint->last)
+        endpoint->last->next = datagram;
+    else
+        endpoint->first = datagram;
+    endpoint->last = datagram;
+    endpoint->queued += length + endpoint->overhead;
+    if (endpoint->send_state == UL_ENDPOINT_SEND_IDLE)
+        ul_endpoint_list_for_flush(endpoints, endpoint);
+    return (int64_t)endpoint->queued;
+}
+
+int64_t ul_endpoint_queued(const struct ul_endpoints *endpoints, int32_t token) {
+    const struct ul_endpoint *endpoint = ul_table_get(&endpoints->table, token);
+    return endpoint ? (int64_t)endpoint->queued : 0;
+}
+
+int ul_endpoint_set_low_water(struct ul_endpoints *endpoints, int32_t token, int64_t bytes) {
+    struct ul_endpoint *endpoint = ul_table_get(&endpoints->table, token);
+    if (!endpoint)
+        return -ENOENT;
+    endpoint->low_water = bytes;
+    if (bytes >= 0)
+        ul_endpoint_list_for_flush(endpoints, endpoint); /* it may be as low already */
+    return 0;
+}
+
+/* --- one at a time ----------------------------------------------------------------------------------------------------------------- */
+
+static bool ul_endpoint_offer(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    const struct ul_datagram *datagram = endpoint->first;
+    struct io_uring_sqe *sqe = ul_endpoint_request(endpoints, endpoint, IORING_OP_SEND, UL_REQUEST_DATAGRAM);
+    if (!sqe)
+        return false;
+    sqe->op_flags = MSG_DONTWAIT;
+    sqe->addr = (uint64_t)(uintptr_t)ul_datagram_data(datagram);
+    sqe->len = datagram->length;
+    if (datagram->name_length) {
+        const uint16_t addr_len = (uint16_t)datagram->name_length;
+        sqe->off = (uint64_t)(uintptr_t)datagram->bytes;     /* addr2 in the kernel */
+        memcpy(&sqe->file_index, &addr_len, sizeof addr_len); /* a union with it */
+    }
+    endpoint->send_state = UL_ENDPOINT_SEND_OFFERED;
+    if (endpoint->life != UL_ENDPOINT_OPEN || endpoint->low_water >= 0)
+        endpoints->urgent = true;
+    return true;
+}
+
+void ul_endpoint_confirm_send(struct ul_endpoint *endpoint, struct ul_stats *stats) {
+    if (endpoint->send_state != UL_ENDPOINT_SEND_OFFERED)
+        return;
+    endpoint->send_state = UL_ENDPOINT_SEND_IDLE;
+    ul_endpoint_sent_first(endpoint, stats);
+    if (endpoint->life == UL_ENDPOINT_ABORTING)
+        ul_endpoint_drop_queue(endpoint);
+}
+
+/* --- a full socket ----------------------------------------------------------------------------------------------------------------- */
+
+static void ul_endpoint_wait_for_room(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    struct io_uring_sqe *sqe = ul_endpoint_request(endpoints, endpoint, IORING_OP_POLL_ADD, UL_REQUEST_DATAGRAM_ROOM);
+    if (!sqe) {
+        ul_endpoint_list_for_flush(endpoints, endpoint); /* memory is out: try again with the next turn */
+        return;
+    }
+    sqe->op_flags = POLLOUT;
+    endpoint->send_state = UL_ENDPOINT_SEND_FULL;
+    endpoints->engine->stats.datagram_waits++;
+}
+
+void ul_endpoint_on_room(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    endpoint->send_state = UL_ENDPOINT_SEND_IDLE; /* an error of the poll itself comes back from the send that follows */
+    ul_endpoint_list_for_flush(endpoints, endpoint);
+}
+
+/* The completion of a send that was offered: it has failed. */
+void ul_endpoint_on_offer_refused(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, int32_t result) {
+    endpoint->send_state = UL_ENDPOINT_SEND_IDLE;
+    if (endpoint->life == UL_ENDPOINT_ABORTING) {
+        ul_endpoint_drop_queue(endpoint);
+        return;
+    }
+    if (result == -EAGAIN) {
+        ul_endpoint_wait_for_room(endpoints, endpoint);
+        return;
+    }
+    if (result >= 0) { /* it was sent, and the kernel says so though it was not asked to */
+        ul_endpoint_sent_first(endpoint, &endpoints->engine->stats);
+    } else if (result != -EINTR) {
+        ul_endpoint_drop_first(endpoint);
+        ul_endpoint_tell_error(endpoints, endpoint, -result);
+    }
+    ul_endpoint_list_for_flush(endpoints, endpoint);
+}
+
+/* --- several ----------------------------------------------------------------------------------------------------------------------- */
+
+static int ul_endpoint_send_batch(const struct ul_endpoint *endpoint) {
+    struct mmsghdr messages[UL_SEND_BATCH];
+    struct iovec iov[UL_SEND_BATCH];
+    unsigned int count = 0;
+    for (struct ul_datagram *datagram = endpoint->first; datagram && count < UL_SEND_BATCH; datagram = datagram->next, count++) {
+        iov[count] = (struct iovec){.iov_base = (void *)(uintptr_t)ul_datagram_data(datagram), .iov_len = datagram->length};
+        messages[count] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov[count], .msg_iovlen = 1}};
+        if (datagram->name_length) {
+            messages[count].msg_hdr.msg_name = datagram->bytes;
+            messages[count].msg_hdr.msg_namelen = datagram->name_length;
+        }
+    }
+    int sent = sendmmsg(endpoint->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? -errno : sent;
+}
+
+/* False if it stopped because there is no room for another event. */
+static bool ul_endpoint_send_now(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    struct ul_engine *engine = endpoints->engine;
+    while (endpoint->first) {
+        if (engine->event_count >= UL_EVENTS_MAX)
+            return false;
+        int sent = ul_endpoint_send_batch(endpoint);
+        engine->stats.datagram_batches++;
+        if (sent == -EAGAIN) {
+            ul_endpoint_wait_for_room(endpoints, endpoint);
+            return true;
+        }
+        for (int i = 0; i < sent; i++)
+            ul_endpoint_sent_first(endpoint, &engine->stats);
+        if (sent < 0 && sent != -EINTR) {
+            ul_endpoint_drop_first(endpoint);
+            ul_endpoint_tell_error(endpoints, endpoint, -sent);
+        }
+    }
+    return true;
+}
+
+/* What fails is left in the queue, to fail again where it can be told. */
+void ul_endpoint_send_what_goes(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    struct ul_stats *stats = &endpoints->engine->stats;
+    bool may = endpoint->life == UL_ENDPOINT_OPEN || endpoint->life == UL_ENDPOINT_CLOSING;
+    int sent = 1;
+    while (may && sent > 0 && endpoint->first && endpoint->send_state == UL_ENDPOINT_SEND_IDLE) {
+        sent = ul_endpoint_send_batch(endpoint);
+        stats->datagram_batches++;
+        for (int i = 0; i < sent; i++)
+            ul_endpoint_sent_first(endpoint, stats);
+    }
+}
+
+bool ul_endpoint_send_queued(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    bool may = endpoint->life == UL_ENDPOINT_OPEN || endpoint->life == UL_ENDPOINT_CLOSING;
+    if (!may || endpoint->send_state != UL_ENDPOINT_SEND_IDLE || !endpoint->first)
+        return true;
+    bool alone = !endpoint->first->next;
+    if (alone && endpoints->engine->inline_sends && ul_endpoint_offer(endpoints, endpoint))
+        return true;
+    return ul_endpoint_send_now(endpoints, endpoint);
+}

@@ -1,0 +1,353 @@
+"""UDP and Unix datagram transports.
+
+A datagram's way in: the selector takes a DATAGRAM event and calls `on_datagram`, which slices bytes and sender out of
+the pool and calls `_deliver` with them. That is `protocol.datagram_received`, in the transport's context, while reading
+flows; `_park` while it is paused; `_drop` once the transport is closing.
+
+Its way out: `sendto` hands bytes and address to the core, which sends all datagrams of a turn at its end, in order.
+
+An error concerns one datagram: it is told to `error_received`, and the transport goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import os
+import socket
+import warnings
+from asyncio import trsock
+from asyncio.log import logger
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from uringloop import addresses, compat
+from uringloop.reactor import NAME_BITS, NAME_BYTES, NAME_MASK
+from uringloop.transports.base import FlowControl, add_addresses, copied
+
+if TYPE_CHECKING:
+    from uringloop.loop import Loop
+
+Address = Any  # what recvfrom gives: a tuple, a path, or None
+
+
+class Life(enum.Enum):
+    OPEN = enum.auto()
+    CLOSING = enum.auto()  # close() was called: what is queued is still sent, nothing is received
+    ABORTED = enum.auto()  # nothing is sent or received; connection_lost is on its way
+    LOST = enum.auto()  # connection_lost was called, the socket is closed
+
+
+def is_native(sock: socket.socket) -> bool:
+    """True for the sockets that this transport is for: the addresses of others only the socket module knows."""
+    return sock.type == socket.SOCK_DGRAM and sock.family in addresses.FAMILIES
+
+
+class DatagramTransport(FlowControl, asyncio.DatagramTransport):
+    """asyncio.DatagramTransport over an endpoint of the core."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        context: contextvars.Context,
+        address: Address = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """`address`: the only one that datagrams may go to; None for any, or for a socket that came connected."""
+        # What __del__ and __repr__ look at comes first: anything below may fail.
+        self._life = Life.LOST
+        self._sock: socket.socket | None = None
+        super().__init__(extra, loop)
+        self._extra["socket"] = trsock.TransportSocket(sock)
+        add_addresses(self._extra, sock)
+        self._loop: Loop = loop
+        self._sock_fd = sock.fileno()
+        self._context = context
+        self._paused = False
+        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self._parked: deque[tuple[bytes, Address]] = deque()
+        self._sends_refused = 0
+        self._lost_because: BaseException | None = None
+        self._pack = addresses.packer(sock.family)
+        self._address = address
+        # Where all datagrams go, if they all go to one place: b"" to where the socket is connected.
+        self._only_name: bytes | None = None
+        if self._extra["peername"]:
+            self._only_name = b""
+        elif address:
+            self._only_name = self._pack(address)
+        self._selector = loop._selector
+        self._reactor = loop._reactor
+        self._endpoint_write, self._endpoints = self._reactor.endpoint_write, self._reactor.endpoints
+        self._token = self._reactor.endpoint_open(self._sock_fd, compat.DATAGRAM_HEADER_BYTES)
+        self._pool = self._reactor.datagram_pool()
+        self._selector.endpoints[self._token] = self
+        self._sock = sock
+        self._life = Life.OPEN
+        self.set_protocol(protocol)
+        loop._transports[self._sock_fd] = self
+
+    def start(self, waiter: asyncio.Future[None] | None = None) -> None:
+        """Call connection_made, then begin to receive."""
+        try:
+            self._context.run(self._protocol.connection_made, self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "connection_made")
+        self._receive()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # --- protocol and description ------------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol: Any = protocol
+        self._choose_delivery()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        protocol: asyncio.BaseProtocol = self._protocol
+        return protocol
+
+    def _choose_delivery(self) -> None:
+        self._deliver: Callable[[bytes, Address], object]
+        if self._life is not Life.OPEN:
+            self._deliver = self._drop
+        elif self._paused or self._parked:
+            self._deliver = self._park
+        else:
+            self._deliver = partial(self._context.run, self._protocol.datagram_received)
+
+    def is_closing(self) -> bool:
+        return self._life is not Life.OPEN
+
+    def __repr__(self) -> str:
+        info = [type(self).__name__]
+        if self._life is Life.LOST:
+            info.append("closed")
+        else:
+            info.append(f"fd={self._sock_fd}")
+            if self._life is not Life.OPEN:
+                info.append("closing")
+            info.append(f"read={'paused' if self._paused else 'flowing'}")
+            if not self._loop.is_closed():
+                info.append(f"bufsize={self.get_write_buffer_size()}")
+        return f"<{' '.join(info)}>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._sock.close()
+
+    def _report(self, exc: BaseException, method: str) -> None:
+        # As on asyncio, where these run as callbacks of the loop: the transport stays as it is.
+        self._loop.call_exception_handler(
+            {
+                "message": f"Exception in callback protocol.{method}()",
+                "exception": exc,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+        )
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def is_reading(self) -> bool:
+        return self._life is Life.OPEN and not self._paused
+
+    def pause_reading(self) -> None:
+        if not self.is_reading():
+            return
+        self._paused = True
+        self._choose_delivery()
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._life is not Life.OPEN or not self._paused:
+            return
+        self._paused = False
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+        if self._parked:
+            self._loop.call_soon(self._unpark)
+        else:
+            self._receive()
+
+    def _receive(self) -> None:
+        if not self.is_reading():
+            return
+        self._choose_delivery()
+        if self._receive_stopped:
+            self._receive_stopped = False
+            self._reactor.endpoint_read(self._token, True)
+
+    def on_datagram(self, start: int, lengths: int, behind: bool) -> None:
+        """A datagram is in the pool at `start`, behind the address that it came from; `lengths` holds both lengths. It
+        is delivered now, or `behind` the callbacks that were ready before it was looked for, as on asyncio: whoever
+        sends outside the loop and then runs a task that waits for the answer relies on it."""
+        pool, name = self._pool, start - NAME_BYTES
+        data = pool[start : start + (lengths >> NAME_BITS)]
+        address = addresses.unpack(pool[name : name + (lengths & NAME_MASK)])
+        if behind:
+            self._loop.call_soon(self._hand_over, data, address)
+        else:
+            self._hand_over(data, address)
+
+    def _hand_over(self, data: bytes, address: Address) -> None:
+        try:
+            self._deliver(data, address)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "datagram_received")
+
+    def _park(self, data: bytes, address: Address) -> None:
+        # The kernel is told to stop only when a datagram comes while reading is paused: a shorter pause costs nothing.
+        self._parked.append((data, address))
+        if not self._receive_stopped:
+            self._receive_stopped = True
+            self._reactor.endpoint_read(self._token, False)
+
+    def _drop(self, data: bytes, address: Address) -> None:
+        pass
+
+    def _unpark(self) -> None:
+        while self._parked and self.is_reading():
+            data, address = self._parked.popleft()
+            try:
+                self._context.run(self._protocol.datagram_received, data, address)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._report(exc, "datagram_received")
+        if not self._parked:
+            self._receive()
+
+    def on_error(self, error: int) -> None:
+        """A datagram could not be sent, or the network tells of one that was sent earlier."""
+        try:
+            self._context.run(self._protocol.error_received, OSError(error, os.strerror(error)))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "error_received")
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Address = None) -> None:
+        if type(data) is not bytes:
+            data = copied(data)
+        if not data and not compat.SENDS_EMPTY_DATAGRAMS:
+            return
+        name = self._only_name
+        if name is None:
+            if self._life is not Life.OPEN:
+                self._refuse()
+                return
+            try:
+                name = self._pack(addr)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._on_no_address(exc)
+                return
+        else:
+            if self._address and addr is not None and addr != self._address:
+                raise ValueError(f"Invalid address: must be None or {self._address}")
+            if self._life is not Life.OPEN:
+                self._refuse()
+                return
+        queued = self._endpoint_write(self._endpoints, self._token, data, len(data), name, len(name))
+        if queued > self._high_water:
+            self._maybe_pause_protocol()
+            self._ask_for_drained()
+        elif queued < 0:
+            self._on_not_queued(-queued)
+
+    def _refuse(self) -> None:
+        if self._sends_refused >= compat.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._sends_refused += 1
+
+    def _on_no_address(self, exc: BaseException) -> None:
+        # As on asyncio: what does not resolve is an error of this datagram, what is no address ends the transport.
+        if isinstance(exc, OSError):
+            self._context.copy().run(self._protocol.error_received, exc)
+        else:
+            self._fatal_error(exc, "Fatal write error on datagram transport")
+
+    def _on_not_queued(self, error: int) -> None:
+        exc = OSError(error, os.strerror(error))
+        # A copy: sendto is called from within the context most often, which cannot be entered twice.
+        self._context.copy().run(self._protocol.error_received, exc)
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._life is Life.LOST else self._reactor.endpoint_queued(self._token)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        super().set_write_buffer_limits(high, low)
+        self._ask_for_drained()
+
+    def _ask_for_drained(self) -> None:
+        if self._protocol_paused and self._life in (Life.OPEN, Life.CLOSING):
+            self._reactor.endpoint_set_low_water(self._token, self._low_water)
+
+    def on_drained(self) -> None:
+        """No more is queued than the low limit."""
+        self._maybe_resume_protocol()
+        self._ask_for_drained()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._life is not Life.OPEN:
+            return
+        self._life = Life.CLOSING
+        self._stop_receiving()
+        self._reactor.endpoint_close(self._token)
+
+    def abort(self) -> None:
+        self._force_close(None)
+
+    def _stop_receiving(self) -> None:
+        self._parked.clear()
+        self._choose_delivery()
+
+    def _fatal_error(self, exc: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )
+        self._force_close(exc)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._life in (Life.ABORTED, Life.LOST):
+            return
+        self._life = Life.ABORTED
+        self._lost_because = exc
+        self._stop_receiving()
+        self._reactor.endpoint_abort(self._token)
+
+    def on_lost(self) -> None:
+        """The core is done with the socket."""
+        self._life = Life.LOST
+        try:
+            self._context.run(self._protocol.connection_lost, self._lost_because)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "connection_lost")
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        self._lost_because = None
+        self._protocol = None
