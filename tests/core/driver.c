@@ -9,13 +9,13 @@
 
 #define RING(sq, cq) .sq_entries = sq, .cq_entries = cq
 #define BUFFERS(count, size) .buffer_count = count, .buffer_size = size
-#define USUAL RING(256, 1024), BUFFERS(64, 16384), .files = 1024, .register_ring = true
+#define USUAL RING(256, 1024), BUFFERS(64, 16384), .files = 1024, .register_ring = true, .datagram_buffers = 64
 
 const struct setting settings[] = {
     {"usual", {USUAL, .inline_sends = true}},
-    {"tiny", {RING(4, 8), BUFFERS(2, 4096), .files = 16, .register_ring = true, .inline_sends = true}},
-    {"incremental", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .inline_sends = true}},
-    {"no table", {RING(256, 1024), BUFFERS(64, 16384), .inline_sends = true}},
+    {"tiny", {RING(4, 8), BUFFERS(2, 4096), .files = 16, .register_ring = true, .datagram_buffers = 2, .inline_sends = true}},
+    {"incremental", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .datagram_buffers = 4, .inline_sends = true}},
+    {"no table", {RING(256, 1024), BUFFERS(64, 16384), .inline_sends = true, .datagram_buffers = 16}},
     {"waiting sends", {USUAL}},
     {"cooperative", {USUAL, .inline_sends = true, .without_flags = IORING_SETUP_DEFER_TASKRUN}},
 };
@@ -51,6 +51,7 @@ struct driver *driver_open(const struct ul_options *options) {
     driver->reactor = reactor_open(options);
     driver->streams = ul_reactor_streams(driver->reactor);
     driver->listeners = ul_reactor_listeners(driver->reactor);
+    driver->endpoints = ul_reactor_endpoints(driver->reactor);
     driver->operations = ul_reactor_operations(driver->reactor);
     CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
     return driver;
@@ -58,7 +59,7 @@ struct driver *driver_open(const struct ul_options *options) {
 
 static bool is_at_rest(const struct driver *driver) {
     struct ul_report report = driver_report(driver);
-    return report.streams == 0 && report.listeners == 0 && report.operations == 0 && report.slots_in_use == 0 &&
+    return report.streams == 0 && report.listeners == 0 && report.endpoints == 0 && report.datagram_buffers_in_use == 0 && report.operations == 0 && report.slots_in_use == 0 &&
            report.buffers_in_use == 0 && report.in_flight == 1; /* the READ that waits for a wake */
 }
 
@@ -69,6 +70,9 @@ void driver_close(struct driver *driver) {
     CHECK_INT(ul_reactor_close(driver->reactor), ==, 0);
     for (size_t i = 0; i < driver->heard_count; i++)
         bytes_free(&driver->heard[i].got);
+    for (size_t i = 0; i < driver->note_count; i++)
+        bytes_free(&driver->notes[i].data);
+    free(driver->notes);
     free(driver->heard);
     free(driver->accepted);
     free(driver->done);
@@ -155,6 +159,21 @@ static void hear_of_stream(struct driver *driver, const int32_t *event) {
     }
 }
 
+static void hear_of_endpoint(struct driver *driver, const int32_t *event) {
+    driver->notes = realloc(driver->notes, (driver->note_count + 1) * sizeof *driver->notes);
+    struct note *note = &driver->notes[driver->note_count++];
+    *note = (struct note){.kind = event[0], .endpoint = event[1]};
+    if (event[0] == UL_EVENT_ENDPOINT_ERROR)
+        note->error = event[2];
+    if (event[0] != UL_EVENT_DATAGRAM)
+        return;
+    uint32_t start = (uint32_t)event[2], length = (uint32_t)event[3] >> UL_NAME_BITS;
+    CHECK_INT(start + length, <=, ul_buffers_bytes(&driver->endpoints->buffers));
+    note->name_length = (uint32_t)event[3] & ((1U << UL_NAME_BITS) - 1);
+    if (length)
+        bytes_append(&note->data, ul_reactor_datagram_pool(driver->reactor) + start, length);
+}
+
 static void hear(struct driver *driver, const int32_t *event) {
     if (event[0] == UL_EVENT_ACCEPTED) {
         driver->accepted = realloc(driver->accepted, (driver->accepted_count + 1) * sizeof *driver->accepted);
@@ -162,6 +181,8 @@ static void hear(struct driver *driver, const int32_t *event) {
     } else if (event[0] == UL_EVENT_DONE) {
         driver->done = realloc(driver->done, (driver->done_count + 1) * sizeof *driver->done);
         driver->done[driver->done_count++] = (struct done){event[1], event[2]};
+    } else if (event[0] >= UL_EVENT_DATAGRAM) {
+        hear_of_endpoint(driver, event);
     } else {
         hear_of_stream(driver, event);
     }

@@ -32,8 +32,19 @@ struct done {
     int32_t result;
 };
 
+/* What has been heard of an endpoint, in order. */
+struct note {
+    int32_t kind, endpoint;
+    int32_t error;     /* of ENDPOINT_ERROR */
+    struct bytes data; /* of DATAGRAM */
+    uint32_t name_length;
+};
+
 struct driver {
     struct ul_reactor *reactor;
+    struct ul_endpoints *endpoints;
+    struct note *notes;
+    size_t note_count;
     struct ul_streams *streams;
     struct ul_listeners *listeners;
     struct ul_operations *operations;
