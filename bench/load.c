@@ -16,6 +16,9 @@
  * paces the connects by the server's accepts. WARMING and MEASURING differ in what is recorded. In DRAINING nothing
  * new begins, and all that is outstanding must come back.
  *
+ * Over UDP a message is a datagram, and one that is lost is a failure as any other: with few in flight on the loopback
+ * interface none is.
+ *
  * The result is one line of JSON on stdout. What went wrong first is on stderr, and the exit status is then 1.
  */
 #define _GNU_SOURCE
@@ -145,6 +148,7 @@ struct load {
     struct options options;
     struct sockaddr_storage address;
     socklen_t address_length;
+    int socket_type;
     int epoll;
     enum phase phase;
     uint8_t *table;
@@ -263,6 +267,7 @@ static void connection_receive(struct load *load, struct connection *c, bool unt
         } else if (errno != EINTR) {
             connection_fail(load, c, "recv", errno);
         }
+        if (load->socket_type == SOCK_DGRAM) until_end = true; /* a datagram is never more than one message */
     } while (c->fd >= 0 && (until_end || n < 0 || (size_t)n == sizeof load->buffer));
 }
 
@@ -287,9 +292,10 @@ static void poll_once(struct load *load, uint64_t deadline) {
 static void connection_create(struct load *load, struct connection *c) {
     c->index = load->created++;
     c->begun_ns = allocate(load->options.depth, sizeof *c->begun_ns);
-    c->fd = socket(load->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    c->fd = socket(load->address.ss_family, load->socket_type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0) die("socket %zu: %s", c->index, strerror(errno));
-    if (load->address.ss_family == AF_INET) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    bool tcp = load->address.ss_family == AF_INET && load->socket_type == SOCK_STREAM;
+    if (tcp) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     if (connect(c->fd, (struct sockaddr *)&load->address, load->address_length) != 0 && errno != EINPROGRESS) {
         die("connect %zu: %s", c->index, strerror(errno));
     }
@@ -397,15 +403,20 @@ static struct options parse_options(int argc, char **argv) {
     }
     if (argc - optind != 1 || o.server == 0) {
         die("usage: load -p SERVER-PID [-c CONNECTIONS] [-s MESSAGE-BYTES] [-d PIPELINE-DEPTH] [-w WARM-UP-SECONDS]"
-            " [-t MEASURED-SECONDS] 127.0.0.1:PORT|unix:PATH");
+            " [-t MEASURED-SECONDS] [udp:]127.0.0.1:PORT|unix:PATH");
     }
     o.address = argv[optind];
     return o;
 }
 
 static void parse_address(struct load *load) {
-    static const char tcp[] = "127.0.0.1:", local[] = "unix:"; /* nothing leaves the machine */
+    static const char tcp[] = "127.0.0.1:", local[] = "unix:", udp[] = "udp:"; /* nothing leaves the machine */
     const char *text = load->options.address;
+    load->socket_type = SOCK_STREAM;
+    if (strncmp(text, udp, sizeof udp - 1) == 0) {
+        load->socket_type = SOCK_DGRAM;
+        text += sizeof udp - 1;
+    }
     if (strncmp(text, tcp, sizeof tcp - 1) == 0) {
         uint32_t port = parse_number(text + sizeof tcp - 1, "port", UINT16_MAX);
         struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -418,7 +429,7 @@ static void parse_address(struct load *load) {
         memcpy(un.sun_path, path, strlen(path));
         memcpy(&load->address, &un, load->address_length = sizeof un);
     } else {
-        die("an address is 127.0.0.1:PORT or unix:PATH, not %s", text);
+        die("an address is [udp:]127.0.0.1:PORT or unix:PATH, not %s", text);
     }
 }
 

@@ -10,9 +10,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+from datagrams import Datagrams, Kind, Make
 from support import (
     LOOPS,
     PATIENCE,
@@ -27,6 +29,7 @@ from support import (
     open_files,
     opened,
     opened_end,
+    soon,
 )
 
 
@@ -136,6 +139,60 @@ async def open_end(request: pytest.FixtureRequest, family: str, tmp_path: Path) 
             return await ends.enter_async_context(opened_end(factory, family, request.param, tmp_path))
 
         yield open_end
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Make]:
+    """Makes endpoints, with create_datagram_endpoint's arguments; they are closed when the test is over."""
+    made: list[Datagrams] = []
+
+    async def endpoint(factory: Callable[[], Datagrams] = Datagrams, **options: Any) -> Datagrams:
+        _, protocol = await soon(asyncio.get_running_loop().create_datagram_endpoint(factory, **options))
+        made.append(protocol)
+        return protocol
+
+    yield endpoint
+    for protocol in made:
+        if "connection_lost" not in protocol.calls:
+            protocol.transport.abort()
+        await protocol.lost()
+        assert [protocol.calls[0], protocol.calls[-1]] == ["connection_made", "connection_lost"]
+        assert protocol.calls.count("connection_lost") == 1
+
+
+@pytest.fixture(params=["udp4", "udp6", "unix"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of datagram sockets."""
+    if request.param == "unix" and "uvloop" in request.node.name:
+        pytest.skip("uvloop has no Unix datagrams")
+    return str(request.param)
+
+
+@pytest.fixture
+def end(kind: str, tmp_path: Path) -> Iterator[Kind]:
+    """Plain datagram sockets, and arguments for endpoints, of each kind."""
+    end = Kind(kind, tmp_path)
+    yield end
+    for sock in end.opened:
+        sock.close()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Kind]:
+    """The same for UDP over IPv4 only."""
+    end = Kind("udp4", tmp_path)
+    yield end
+    for sock in end.opened:
+        sock.close()
+
+
+@pytest.fixture
+def unix(tmp_path: Path) -> Iterator[Kind]:
+    """The same for Unix sockets only."""
+    end = Kind("unix", tmp_path)
+    yield end
+    for sock in end.opened:
+        sock.close()
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,7 @@ struct world {
     int fds[STREAMS];
     struct peer peers[STREAMS];
     int listener;
+    int datagrams[2]; /* a connected pair */
 };
 
 static char data[20000];
@@ -49,6 +50,7 @@ static void open_world(struct world *world) {
     for (int i = 0; i < STREAMS; i++)
         world->fds[i] = peer_connect(&world->peers[i], FAMILY_UNIX);
     world->listener = listen_on_loopback(1);
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, world->datagrams));
 }
 
 static void close_world(struct world *world) {
@@ -58,6 +60,8 @@ static void close_world(struct world *world) {
         peer_free(&world->peers[i]);
     }
     close(world->listener);
+    close(world->datagrams[0]);
+    close(world->datagrams[1]);
 }
 
 static void use_streams(struct ul_streams *streams, const struct world *world) {
@@ -78,9 +82,23 @@ static void use_streams(struct ul_streams *streams, const struct world *world) {
     }
 }
 
+static void use_endpoint(struct ul_endpoints *endpoints, const struct world *world) {
+    int32_t token = ul_endpoint_open(endpoints, world->datagrams[0], 0);
+    CHECK(token >= 0 || token == -ENOMEM);
+    if (token < 0)
+        return;
+    ul_endpoint_read(endpoints, token, true);
+    SYSTEM(send(world->datagrams[1], "x", 1, 0));
+    for (int i = 0; i < 3; i++) {
+        int64_t queued = ul_endpoint_write(endpoints, token, data, 100, "", 0);
+        CHECK(queued >= 0 || queued == -ENOMEM);
+    }
+}
+
 static void use_reactor(struct ul_reactor *reactor, const struct world *world) {
     CHECK_INT(ul_reactor_begin(reactor), ==, 0);
     use_streams(ul_reactor_streams(reactor), world);
+    use_endpoint(ul_reactor_endpoints(reactor), world);
     int32_t listener = ul_listener_open(ul_reactor_listeners(reactor), world->listener);
     int32_t operation = ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, world->fds[0], 0, 0, 0, 0, 0, 0);
     for (int i = 0; i < 5; i++)

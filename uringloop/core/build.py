@@ -15,11 +15,12 @@ SOURCES = sorted(path.name for path in CORE.glob("*.c") if path.name != "_core.c
 # cffi lets go of the GIL around every call, and saves errno, which we do not use. That costs 55 ns: as much again as
 # what these calls do, which make no system call and are made for every request. The code that cffi generates is told
 # apart by the name of the function it is in, at compile time.
-PREAMBLE = """
+PREAMBLE = r"""
 #include "reactor.h"
 
 #define UL_IN(function) (__builtin_strcmp(__func__, "_cffi_f_" function) == 0)
-#define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_operation_start"))
+#define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_endpoint_write") || \
+                      UL_IN("ul_endpoint_queued") || UL_IN("ul_operation_start"))
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

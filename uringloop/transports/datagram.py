@@ -1,8 +1,8 @@
 """UDP and Unix datagram transports.
 
 A datagram's way in: the selector takes a DATAGRAM event and calls `on_datagram`, which slices bytes and sender out of
-the pool and calls `_deliver` with them. That is `protocol.datagram_received`, in the transport's context, while reading
-flows; `_park` while it is paused; `_drop` once the transport is closing.
+the pool and gives them to `protocol.datagram_received`, in the transport's context, while reading flows; to `_park`
+while it is paused; to `_drop` once the transport is closing.
 
 Its way out: `sendto` hands bytes and address to the core, which sends all datagrams of a turn at its end, in order.
 
@@ -21,7 +21,6 @@ from asyncio import trsock
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uringloop import addresses, compat
@@ -69,6 +68,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         self._sock_fd = sock.fileno()
         self._context = context
         self._paused = False
+        # What takes datagrams instead of the protocol: `_park` while reading is paused, `_drop` once it is over.
+        self._elsewhere: Callable[[bytes, Address], None] | None = None
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
         self._parked: deque[tuple[bytes, Address]] = deque()
         self._sends_refused = 0
@@ -108,20 +109,10 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol: Any = protocol
-        self._choose_delivery()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         protocol: asyncio.BaseProtocol = self._protocol
         return protocol
-
-    def _choose_delivery(self) -> None:
-        self._deliver: Callable[[bytes, Address], object]
-        if self._life is not Life.OPEN:
-            self._deliver = self._drop
-        elif self._paused or self._parked:
-            self._deliver = self._park
-        else:
-            self._deliver = partial(self._context.run, self._protocol.datagram_received)
 
     def is_closing(self) -> bool:
         return self._life is not Life.OPEN
@@ -164,7 +155,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         if not self.is_reading():
             return
         self._paused = True
-        self._choose_delivery()
+        self._elsewhere = self._park
         if self._loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -182,7 +173,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def _receive(self) -> None:
         if not self.is_reading():
             return
-        self._choose_delivery()
+        self._elsewhere = None
         if self._receive_stopped:
             self._receive_stopped = False
             self._reactor.endpoint_read(self._token, True)
@@ -196,12 +187,17 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         address = addresses.unpack(pool[name : name + (lengths & NAME_MASK)])
         if behind:
             self._loop.call_soon(self._hand_over, data, address)
+        elif self._elsewhere is not None:
+            self._elsewhere(data, address)
         else:
-            self._hand_over(data, address)
+            self._to_protocol(data, address)
 
     def _hand_over(self, data: bytes, address: Address) -> None:
+        (self._elsewhere or self._to_protocol)(data, address)
+
+    def _to_protocol(self, data: bytes, address: Address) -> None:
         try:
-            self._deliver(data, address)
+            self._context.run(self._protocol.datagram_received, data, address)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -220,12 +216,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
     def _unpark(self) -> None:
         while self._parked and self.is_reading():
             data, address = self._parked.popleft()
-            try:
-                self._context.run(self._protocol.datagram_received, data, address)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._report(exc, "datagram_received")
+            self._to_protocol(data, address)
         if not self._parked:
             self._receive()
 
@@ -317,7 +308,7 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
 
     def _stop_receiving(self) -> None:
         self._parked.clear()
-        self._choose_delivery()
+        self._elsewhere = self._drop
 
     def _fatal_error(self, exc: BaseException, message: str) -> None:
         self._loop.call_exception_handler(
@@ -351,3 +342,4 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             sock.close()
         self._lost_because = None
         self._protocol = None
+        self._elsewhere = None
