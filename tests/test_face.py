@@ -323,7 +323,14 @@ def test_probe_finds_io_uring_and_has_nothing_to_advise() -> None:
     assert probe.available is True
     assert probe.reason == ""
     assert probe.remedy == ""
-    for feature in ("fixed_files", "incremental_buffers", "multishot_recv", "registered_ring", "defer_taskrun"):
+    for feature in (
+        "fixed_files",
+        "incremental_buffers",
+        "multishot_recv",
+        "registered_ring",
+        "defer_taskrun",
+        "datagrams",
+    ):
         assert type(getattr(probe, feature)) is bool, feature
 
 
@@ -331,6 +338,9 @@ STATS = (
     "accept_rearms",
     "accepts",
     "buffers_in_use",
+    "datagrams_received",
+    "datagrams_sent",
+    "endpoints_open",
     "enters",
     "fixed_files",
     "operations_in_flight",

@@ -156,6 +156,7 @@ def _features(found: Probe) -> list[tuple[bool, str, str]]:
             "each system call looks the ring up; slightly slower",
         ),
         (found.inline_sends, "sends that complete while submitted (Linux 6.1)", "each send has a completion; slower"),
+        (found.datagrams, "multishot receive of datagrams (Linux 6.1)", "they are received by readiness; slower"),
         (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
         (found.fixed_files, "fixed files that are freed at once (Linux 6.13)", "sockets are looked up at each request"),
     ]
