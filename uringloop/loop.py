@@ -125,13 +125,13 @@ class Loop(asyncio.SelectorEventLoop):
         if scheduled:
             self._sweep_cancelled_timers()
             scheduled = self._scheduled
+        if selector.behind:
+            selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
         timeout_ns = -1
         if ready or self._stopping:
             timeout_ns = 0
         elif scheduled:
             timeout_ns = self._nanoseconds_until(scheduled[0])
-        if selector.behind:
-            selector.catch_up()
         count = selector.tick(selector.pointer, timeout_ns)
         if count > 0 and selector.watch is None:
             # One event is not worth an iterator.
