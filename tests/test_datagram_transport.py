@@ -217,6 +217,35 @@ def test_transport_that_is_left_open_is_warned_of(new_loop: Callable[[], asyncio
         gc.collect()
 
 
+@pytest.mark.only_on("uringloop")  # the others raise from some of these
+def test_transport_outlives_its_loop(new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind) -> None:
+    loop = new_loop()
+    transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(asyncio.DatagramProtocol, **plain.local()))
+    transport.sendto(b"data", ("127.0.0.1", 9))
+    loop.close()
+    transport.sendto(b"data", ("127.0.0.1", 9))
+    transport.close()
+    transport.abort()
+    assert transport.is_closing()
+    assert transport.get_write_buffer_size() == 0
+    assert "closed" in repr(transport)
+    with pytest.warns(ResourceWarning, match="unclosed transport"):  # noqa: PT031 - it comes with the collection
+        del transport
+        gc.collect()
+
+
+@pytest.mark.only_on("uringloop")  # asyncio demands an address here
+async def test_pair_of_unix_sockets_needs_no_address(endpoint: Make) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with far:
+        protocol = await endpoint(sock=near)
+        protocol.transport.sendto(b"there")
+        await fence()
+        assert far.recv(100) == b"there"
+        far.send(b"back")
+        assert await protocol.next() == (b"back", None)
+
+
 async def test_everything_works_in_debug_mode(endpoint: Make, end: Kind) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
@@ -231,6 +260,30 @@ async def test_everything_works_in_debug_mode(endpoint: Make, end: Kind) -> None
         await protocol.lost()
     finally:
         loop.set_debug(False)
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop runs the callback that comes next
+def test_datagram_behind_one_that_ended_the_run_comes_with_the_next(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind
+) -> None:
+    loop, peer, got = new_loop(), plain.socket(), []
+
+    class Interrupting(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: Address) -> None:
+            got.append(data)
+            if data == b"first":
+                raise KeyboardInterrupt
+            loop.call_soon(loop.stop)  # in a turn that has nothing else to do
+
+    transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(Interrupting, **plain.local()))
+    for data in (b"first", b"second"):
+        peer.sendto(data, transport.get_extra_info("sockname"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_forever()
+    assert got == [b"first", b"second"]
+    transport.close()
+    loop.run_until_complete(asyncio.sleep(0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class EndpointOwner(Protocol):
     def on_error(self, error: int) -> None: ...
     def on_drained(self) -> None: ...
     def on_lost(self) -> None: ...
+    def on_loop_closed(self) -> None: ...
 
 
 class RingSelector(_BaseSelectorImpl):
@@ -281,6 +282,8 @@ class RingSelector(_BaseSelectorImpl):
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
         super().close()
+        for endpoint in self.endpoints.values():
+            endpoint.on_loop_closed()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
         for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations):

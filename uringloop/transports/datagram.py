@@ -193,7 +193,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             self._to_protocol(data, address)
 
     def _hand_over(self, data: bytes, address: Address) -> None:
-        (self._elsewhere or self._to_protocol)(data, address)
+        if self._life is Life.OPEN:
+            (self._elsewhere or self._to_protocol)(data, address)
 
     def _to_protocol(self, data: bytes, address: Address) -> None:
         try:
@@ -242,7 +243,8 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
                 self._refuse()
                 return
             try:
-                name = self._pack(addr)
+                # A Unix socket may be connected to one without a name, and then needs none.
+                name = b"" if addr is None and self._extra["peername"] is not None else self._pack(addr)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -335,6 +337,12 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
             self._report(exc, "connection_lost")
         finally:
             self._let_go()
+
+    def on_loop_closed(self) -> None:
+        """The core goes now, with this endpoint: nothing may be asked of it any more."""
+        self._life = Life.LOST
+        self._parked.clear()
+        self._elsewhere = None  # a method of ours: the transport is to go with its last reference
 
     def _let_go(self) -> None:
         sock, self._sock = self._sock, None
