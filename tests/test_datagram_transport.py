@@ -262,7 +262,7 @@ async def test_everything_works_in_debug_mode(endpoint: Make, end: Kind) -> None
         loop.set_debug(False)
 
 
-@pytest.mark.only_on("asyncio", "uringloop")  # uvloop runs the callback that comes next
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop delivers it before the run ends
 def test_datagram_behind_one_that_ended_the_run_comes_with_the_next(
     new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind
 ) -> None:
