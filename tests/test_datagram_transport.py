@@ -8,11 +8,12 @@ import gc
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from datagrams import Datagrams, Kind, Make, name_of
-from support import Address, eventually, fence, loop_kind, soon
+from support import PATIENCE, Address, eventually, fence, loop_kind, soon
 
 import uringloop
 from uringloop import addresses
@@ -260,6 +261,27 @@ async def test_everything_works_in_debug_mode(endpoint: Make, end: Kind) -> None
         await protocol.lost()
     finally:
         loop.set_debug(False)
+
+
+def test_endpoint_goes_with_its_loop_to_another_thread(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind
+) -> None:
+    loop, peer = new_loop(), plain.socket()
+    _, protocol = loop.run_until_complete(loop.create_datagram_endpoint(Datagrams, **plain.local()))
+
+    def exchange() -> None:
+        peer.sendto(b"question", name_of(protocol))
+        data, address = loop.run_until_complete(protocol.next())
+        protocol.transport.sendto(data, address)
+        loop.run_until_complete(asyncio.sleep(0))
+        assert peer.recv(100) == b"question"
+
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            other.submit(exchange).result(PATIENCE)
+            exchange()
+    protocol.transport.close()
+    loop.run_until_complete(protocol.lost())
 
 
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop delivers it before the run ends

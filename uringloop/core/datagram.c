@@ -233,6 +233,18 @@ void ul_endpoints_confirm(struct ul_endpoints *endpoints) {
     }
 }
 
+void ul_endpoints_on_ring_lost(struct ul_endpoints *endpoints) {
+    static const struct io_uring_cqe cancelled = {.res = -ECANCELED};
+    uint32_t index = 0;
+    struct ul_endpoint *endpoint;
+    while ((endpoint = ul_table_next(&endpoints->table, &index))) {
+        if (endpoint->send_state == UL_ENDPOINT_SEND_FULL)
+            ul_endpoint_complete(endpoints, UL_REQUEST_DATAGRAM_ROOM, endpoint->entry.token, &cancelled);
+        if (endpoint->read_state == UL_ENDPOINT_READ_ARMED || endpoint->read_state == UL_ENDPOINT_READ_STOPPING)
+            ul_endpoint_complete(endpoints, UL_REQUEST_RECVMSG, endpoint->entry.token, &cancelled);
+    }
+}
+
 uint64_t ul_endpoints_queued(const struct ul_endpoints *endpoints) {
     uint64_t bytes = 0;
     uint32_t index = 0;

@@ -89,12 +89,13 @@ int ul_endpoint_close(struct ul_endpoints *endpoints, int32_t token);
 int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token);
 
 /* For the reactor: queue or send what is due; take a completion; conclude what was submitted, once every completion of it has been taken;
- * report what is over; and the bytes in all queues. */
+ * report what is over; make every request again, for the ring that had them is gone; and the bytes in all queues. */
 void ul_endpoints_flush(struct ul_endpoints *endpoints);
 void ul_endpoints_send_early(struct ul_endpoints *endpoints); /* outside a tick, where nothing can be told: what goes, goes */
 void ul_endpoint_complete(struct ul_endpoints *endpoints, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_endpoints_confirm(struct ul_endpoints *endpoints);
 void ul_endpoints_report_lost(struct ul_endpoints *endpoints);
+void ul_endpoints_on_ring_lost(struct ul_endpoints *endpoints);
 uint64_t ul_endpoints_queued(const struct ul_endpoints *endpoints);
 
 #endif

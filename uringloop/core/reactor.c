@@ -230,6 +230,8 @@ static int ul_reactor_open_next_ring(struct ul_reactor *reactor, struct ul_ring 
     error = ul_files_register(&reactor->engine.files, next);
     if (!error)
         error = ul_buffers_register(&reactor->engine.buffers, next);
+    if (!error && reactor->endpoints.buffers.open)
+        error = ul_buffers_register(&reactor->endpoints.buffers, next);
     if (!error)
         error = ul_ring_enable(next);
     if (error)
@@ -255,6 +257,7 @@ static int ul_reactor_move(struct ul_reactor *reactor) {
     ul_reactor_arm_wake(reactor);
     ul_listeners_on_ring_lost(&reactor->listeners);
     ul_streams_on_ring_lost(&reactor->streams);
+    ul_endpoints_on_ring_lost(&reactor->endpoints);
     ul_operations_on_ring_lost(&reactor->operations);
     return 0;
 }
