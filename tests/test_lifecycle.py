@@ -343,3 +343,33 @@ def test_child_that_closes_its_parents_loop_leaves_the_parent_alone(new_loop: Lo
     assert in_a_child(loop.close) == 0
     loop.run_until_complete(echo_once())
     loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.mark.only_on("asyncio", "uringloop")
+def test_transport_that_outlives_its_loop_does_no_harm(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+
+    async def connect() -> asyncio.Transport:
+        return (await loop.create_connection(asyncio.Protocol, sock=near))[0]
+
+    transport = loop.run_until_complete(connect())
+    loop.close()
+    repr(transport)
+    assert transport.get_write_buffer_size() == 0
+    for write in (b"small", bytes(100_000)):
+        transport.write(write)
+    for method in (transport.pause_reading, transport.resume_reading, transport.close, transport.abort):
+        with contextlib.suppress(RuntimeError):  # asyncio's: the loop is closed
+            method()
+    kept = [transport]
+    del transport, method
+
+    def drop() -> None:
+        kept.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        drop()
+    far.close()

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from uringloop.core import _core
 
@@ -234,11 +234,21 @@ class Reactor:
             return 0
         self.closed = True
         pointer, self._pointer = self._pointer, None
-        self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
+        self._unbind()
         leaked: int = _lib.ul_reactor_close(pointer)
         if leaked:
             _leaked.append(leaked)
         return leaked
+
+    def _unbind(self) -> None:
+        # Transports and futures may outlive the loop, and must not reach memory that is freed.
+        for name, value in vars(self).items():
+            if isinstance(value, partial):
+                setattr(self, name, _refuse)
+        self.tick = self.stream_write = self.endpoint_write = _refuse
+        self.stream_queued = self.endpoint_queued = self.operation_cancel = _nothing
+        self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
+        self.pool = self.bulk_buffer = b""
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's ring without touching it."""
@@ -313,6 +323,14 @@ def leaked_bytes() -> int:
 
 def _wake_nothing() -> None:
     pass
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise RuntimeError("Event loop is closed")
+
+
+def _nothing(_: int) -> int:
+    return 0
 
 
 def _checked(token: int) -> int:

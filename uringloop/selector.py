@@ -54,6 +54,7 @@ class StreamOwner(Protocol):
     def pinned(self) -> object:
         """What the kernel may still read."""
 
+    def on_loop_closed(self) -> None: ...
     def on_readable(self) -> None: ...
     def on_eof(self) -> None: ...
     def on_lost(self, error: int) -> None: ...
@@ -286,6 +287,8 @@ class RingSelector(_BaseSelectorImpl):
             endpoint.on_loop_closed()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
+        for stream in self.streams.values():
+            stream.on_loop_closed()
         for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations):
             table.clear()
         self._polls.clear()

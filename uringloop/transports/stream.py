@@ -481,6 +481,11 @@ class StreamTransport(FlowControl):
         finally:
             self._let_go()
 
+    def on_loop_closed(self) -> None:
+        """The core is gone, and this stream with it: nothing may be asked of it any more."""
+        self._life = Life.LOST
+        self._writable = False
+
     def _let_go(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
