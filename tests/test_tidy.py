@@ -58,7 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("policy",),
     ("loop",),
     ("transports.server",),
-    ("transports.stream", "transports.datagram"),
+    ("transports.stream", "transports.datagram", "transports.process", "sockets"),
     ("transports.base", "operations"),
     ("selector", "probe", "stats", "handles", "compat"),
     ("reactor", "addresses"),

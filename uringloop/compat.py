@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from asyncio import base_events, constants, sslproto
+from asyncio import base_events, base_subprocess, constants, sslproto
+from collections.abc import Callable
 from typing import Any
 
 # How a transport says that loop.sendfile may use its socket (asyncio.constants._SendfileMode).
@@ -13,6 +15,13 @@ SENDFILE_TRY_NATIVE: Any = constants._SendfileMode.TRY_NATIVE
 ACCEPT_RETRY_DELAY: float = constants.ACCEPT_RETRY_DELAY
 # Writes on a lost connection that are passed over in silence before each further one is logged.
 LOG_THRESHOLD_FOR_CONNLOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+
+# The pipes and the protocol of a process; how it starts and how its end is heard of is left to a subclass.
+BaseSubprocessTransport: Any = base_subprocess.BaseSubprocessTransport
+logger: logging.Logger = base_events.logger  # type: ignore[attr-defined]
+
+# Raises TypeError for an SSL socket, which cannot be used without blocking.
+check_ssl_socket: Callable[[Any], None] = base_events._check_ssl_socket  # type: ignore[attr-defined]
 
 # TLS over any transport.
 SSLProtocol: Any = sslproto.SSLProtocol

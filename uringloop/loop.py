@@ -24,16 +24,18 @@ from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
+from uringloop.sockets import SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.datagram import DatagramTransport, is_native
+from uringloop.transports.process import ProcessTransport
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
 
 _Ts = TypeVarTuple("_Ts")
 
 
-class Loop(asyncio.SelectorEventLoop):
+class Loop(SocketCoroutines):
     """An asyncio event loop on io_uring. Use `uringloop.new_event_loop()`, which says what to do where io_uring is
     missing."""
 
@@ -65,6 +67,7 @@ class Loop(asyncio.SelectorEventLoop):
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
         self._listeners: dict[int, Listener] = {}
+        self._processes: set[ProcessTransport] = set()
         self._reactor = Reactor(
             choose_options(
                 entries=entries,
@@ -115,6 +118,9 @@ class Loop(asyncio.SelectorEventLoop):
             return
         self._listeners.clear()
         super().close()
+        for process in self._processes:
+            process.forget()
+        self._processes.clear()
 
     def _run_once(self) -> None:
         # One frame from the tick to the sink: on a loop with little to do, whose caches are cold after each sleep, one
@@ -332,6 +338,33 @@ class Loop(asyncio.SelectorEventLoop):
         if listener is not None:
             listener.close()
         super()._stop_serving(sock)  # type: ignore[misc]
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: asyncio.BaseProtocol,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ProcessTransport:
+        waiter = self.create_future()
+        transport = ProcessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+        )
+        try:
+            transport.watch()
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
 
     # --- what it can tell about itself -------------------------------------------------------------------------------
 

@@ -84,3 +84,19 @@ class Operations:
         )
         self._selector.operations[operation.token] = operation
         return operation
+
+    async def ready(self, fd: int, mask: int) -> None:
+        """Wait until `fd` is ready for `mask` (poll(2)), or has failed. Takes nothing from it, also if cancelled.
+
+        Raises OSError. A plain future and no `Operation`, which costs a good part of a socket's request.
+        """
+        waiting = self._loop.create_future()
+        token = self._reactor.poll_start(fd, mask)
+        self._selector.waiting[token] = waiting
+        try:
+            result: int = await waiting
+        except BaseException:
+            self._reactor.operation_cancel(token)
+            raise
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))

@@ -38,6 +38,8 @@ from uringloop.reactor import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from uringloop.operations import Operation
     from uringloop.reactor import Reactor
 
@@ -94,6 +96,7 @@ class RingSelector(_BaseSelectorImpl):
         self.listeners: dict[int, Callable[[int], None]] = {}
         self.endpoints: dict[int, EndpointOwner] = {}
         self.operations: dict[int, Operation] = {}
+        self.waiting: dict[int, asyncio.Future[int]] = {}  # for one poll each, which no selector key stands for
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
@@ -238,11 +241,7 @@ class RingSelector(_BaseSelectorImpl):
         if kind == EVENT_DATAGRAM:
             self.endpoints[token].on_datagram(a, b, True)  # the loop does it itself when it knows better
         elif kind == EVENT_DONE:
-            operation = self.operations.pop(token, None)
-            if operation is not None:
-                operation.complete(a)
-            else:
-                self._on_poll(token, a)
+            self._on_done(token, a)
         elif kind == EVENT_READABLE:
             self.streams[token].on_readable()
         elif kind == EVENT_DRAINED:
@@ -267,6 +266,18 @@ class RingSelector(_BaseSelectorImpl):
             return self.endpoints.get(event[1])
         return self.streams.get(event[1])
 
+    def _on_done(self, token: int, result: int) -> None:
+        waiting = self.waiting.pop(token, None)
+        if waiting is not None:
+            if not waiting.done():
+                waiting.set_result(result)
+            return
+        operation = self.operations.pop(token, None)
+        if operation is not None:
+            operation.complete(result)
+        else:
+            self._on_poll(token, result)
+
     def _on_accepted(self, token: int, fd: int) -> None:
         listener = self.listeners.get(token)
         if listener is not None:
@@ -289,7 +300,7 @@ class RingSelector(_BaseSelectorImpl):
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
         for stream in self.streams.values():
             stream.on_loop_closed()
-        for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations):
+        for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations, self.waiting):
             table.clear()
         self._polls.clear()
         self._poll_tokens.clear()

@@ -1,0 +1,140 @@
+"""The loop's socket coroutines: `sock_recv` and its kin.
+
+Facts: a request that receives takes bytes when it completes, and a cancel may come after that; a caller's buffer that
+the kernel writes to may not be given back before. A poll takes nothing, whenever it is cancelled.
+So: the system call is made at once, as on asyncio; if it would block, one poll on the ring waits for the socket, and
+then the task that waited makes the call again, with no await behind it. A call has taken nothing, or it returns.
+Polls are known by token and never by fd, so the number of a closed socket may be reused at any time.
+Cost: two system calls for a receive that has to wait, which a receive through the ring would not need.
+
+While a call waits its socket's fd is kept, as on uvloop: one that is closed in the meantime is closed when the call
+is over. On asyncio such a call never returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from uringloop import compat
+
+if TYPE_CHECKING:
+    from uringloop.operations import Operations
+
+_T = TypeVar("_T")
+_WOULD_BLOCK = (BlockingIOError, InterruptedError)
+
+
+class SocketCoroutines(asyncio.SelectorEventLoop):
+    """The part of the loop that does without transports. Semantics and errors are asyncio's."""
+
+    _debug: bool
+    _operations: Operations
+
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        self._check_socket(sock)
+        try:
+            return sock.recv(n)
+        except _WOULD_BLOCK:
+            pass
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
+
+    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+        self._check_socket(sock)
+        try:
+            return sock.recv_into(buf)
+        except _WOULD_BLOCK:
+            pass
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv_into(buf))
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        self._check_socket(sock)
+        try:
+            return sock.recvfrom(bufsize)
+        except _WOULD_BLOCK:
+            pass
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom(bufsize))
+
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        self._check_socket(sock)
+        if not nbytes:
+            nbytes = len(buf)
+        try:
+            return sock.recvfrom_into(buf, nbytes)
+        except _WOULD_BLOCK:
+            pass
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom_into(buf, nbytes))
+
+    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+        self._check_socket(sock)
+        try:
+            sent = sock.send(data)
+        except _WOULD_BLOCK:
+            sent = 0
+        with memoryview(data) as items, items.cast("B") as view:
+            while sent < len(view):
+                rest = view[sent:]
+                sent += await self._when_ready(sock, select.POLLOUT, partial(sock.send, rest))
+
+    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
+        self._check_socket(sock)
+        try:
+            return sock.sendto(data, address)
+        except _WOULD_BLOCK:
+            pass
+        return await self._when_ready(sock, select.POLLOUT, lambda: sock.sendto(data, address))
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        self._check_socket(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            resolved = await self._ensure_resolved(  # type: ignore[attr-defined]
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = resolved[0][4]
+        try:
+            sock.connect(address)
+        except _WOULD_BLOCK:
+            pass
+        else:
+            return
+        error = await self._when_ready(
+            sock, select.POLLOUT, lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        )
+        if error:
+            raise OSError(error, f"Connect call failed {address}")
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        self._check_socket(sock)
+        try:
+            connection, address = sock.accept()
+        except _WOULD_BLOCK:
+            connection, address = await self._when_ready(sock, select.POLLIN, sock.accept)
+        connection.setblocking(False)
+        return connection, address
+
+    def _check_socket(self, sock: socket.socket) -> None:
+        compat.check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
+        """The result of the call, made as soon as the socket is ready and again each time it would still block."""
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)  # type: ignore[attr-defined]
+        kept = isinstance(getattr(sock, "_io_refs", None), int)  # what socket.socket counts its users with
+        if kept:
+            sock._io_refs += 1  # type: ignore[attr-defined]
+        try:
+            while True:
+                await self._operations.ready(fd, mask)
+                try:
+                    return call()
+                except _WOULD_BLOCK:
+                    pass
+        finally:
+            if kept:
+                sock._decref_socketios()  # type: ignore[attr-defined]

@@ -1,0 +1,102 @@
+"""Processes, whose end a pidfd on the ring tells: no thread, no SIGCHLD handler, no child watcher.
+
+The spawn, the pipes and the calls of the protocol are asyncio's. So it works in any thread, and the application may
+have a SIGCHLD handler of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from uringloop import compat
+from uringloop.reactor import OP_POLL_ADD
+
+if TYPE_CHECKING:
+    from uringloop.loop import Loop
+
+UNKNOWN_EXIT_CODE = 255  # asyncio's, for a child that somebody else has reaped
+
+
+class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
+    """asyncio's, with a pidfd."""
+
+    _pid: int
+    _proc: subprocess.Popen[bytes] | None
+    _returncode: int | None
+    _loop: Loop
+
+    def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
+        self._proc = subprocess.Popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **kwargs
+        )
+
+    def watch(self) -> None:
+        """Hear of the end of the process. Raises OSError, and then the process is no more."""
+        try:
+            pidfd = os.pidfd_open(self._pid)
+        except ProcessLookupError:  # over, and reaped by the kernel, which does so where SIGCHLD is ignored
+            self._loop.call_soon(self._on_exit)
+            return
+        except OSError:
+            self._give_up()
+            raise
+        try:
+            exited = self._loop._operations.start(OP_POLL_ADD, pidfd, flags=select.POLLIN)
+        except OSError:
+            os.close(pidfd)
+            self._give_up()
+            raise
+        self._pidfd = pidfd
+        self._loop._processes.add(self)
+        exited.add_done_callback(self._on_exit)
+
+    def forget(self) -> None:
+        """The loop closes: close the pidfd. The process lives on."""
+        os.close(self._pidfd)
+
+    def _give_up(self) -> None:
+        assert self._proc is not None
+        self._proc.kill()
+        self._proc.wait()
+        self._on_exit()
+
+    def _on_exit(self, exited: asyncio.Future[int] | None = None) -> None:
+        if exited is not None:
+            self._loop._processes.discard(self)
+            os.close(self._pidfd)
+        self._process_exited(self._reap())
+
+    def _reap(self) -> int:
+        process = self._proc
+        assert process is not None
+        if process.returncode is None:
+            try:
+                _, status = os.waitpid(self._pid, 0)
+            except ChildProcessError:
+                compat.logger.warning(
+                    "child process pid %d exit status already read: will report returncode %d",
+                    self._pid,
+                    UNKNOWN_EXIT_CODE,
+                )
+                process.returncode = UNKNOWN_EXIT_CODE
+            else:
+                process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode
+
+    # asyncio of 3.13 signals the number without a look at whether it still is this process.
+
+    def send_signal(self, number: int) -> None:
+        self._check_proc()
+        assert self._proc is not None
+        self._proc.send_signal(number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
