@@ -4,6 +4,7 @@ Facts: the kernel may write to the memory of a request until its last completion
 cancel may come too late, and then the request has done its work.
 So: memory that a request needs is held here until its completion, whatever becomes of the future. A result that comes
 after the future was cancelled goes to `late`, whose business it is to lose nothing: to keep the bytes, to close the fd.
+An operation may also be patient: then its cancel asks the kernel, and the future is cancelled when the kernel is done.
 """
 
 from __future__ import annotations
@@ -23,22 +24,35 @@ class Operation(asyncio.Future[int]):
     the kernel to end it."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, reactor: Reactor, keep: object, late: Callable[[int], None] | None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
+        keep: object,
+        late: Callable[[int], None] | None,
+        patient: bool,
     ) -> None:
         super().__init__(loop=loop)
         self._reactor = reactor
         self._keep = keep
         self._late = late
+        self._patient = patient
+        self._cancelling = False
         self.token = -1
 
     def cancel(self, msg: Any | None = None) -> bool:
-        if not super().cancel(msg):
+        if self._patient:
+            if self.done():
+                return False
+            self._cancelling = True
+        elif not super().cancel(msg):
             return False
         self._reactor.operation_cancel(self.token)
         return True
 
     def complete(self, result: int) -> None:
         """For the selector: the request is over. `result` is what the kernel said, -errno if it failed."""
+        if self._cancelling:
+            super().cancel()
         if self.done():
             if self._late is not None:
                 self._late(result)
@@ -56,6 +70,14 @@ class Operations:
         self._loop = loop
         self._selector = selector
         self._reactor = reactor
+        self._known: dict[int, bool] = {}  # opcode -> whether the kernel has it
+
+    def has(self, opcode: int) -> bool:
+        """True if the kernel has this operation."""
+        known = self._known.get(opcode)
+        if known is None:
+            known = self._known[opcode] = self._reactor.has(opcode)
+        return known
 
     def start(
         self,
@@ -68,19 +90,22 @@ class Operations:
         flags: int = 0,
         file_index: int = 0,
         address3: int = 0,
+        sqe_flags: int = 0,
         keep: object = None,
         late: Callable[[int], None] | None = None,
+        patient: bool = False,
     ) -> Operation:
-        """Start a request with the next turn of the loop; the arguments up to `address3` are the SQE's fields.
+        """Start a request with the next turn of the loop; the arguments up to `sqe_flags` are the SQE's fields.
 
         keep: what must not be freed before the completion, such as what `reactor.pin` gave for `address`.
         late: called with the result (or -errno) if the future was cancelled before it came.
+        patient: the future is not cancelled before the kernel is done with the request; `late` is called then too.
 
         Raises OSError when memory is out.
         """
-        operation = Operation(self._loop, self._reactor, keep, late)
+        operation = Operation(self._loop, self._reactor, keep, late, patient)
         operation.token = self._reactor.operation_start(
-            opcode, fd, address, length, offset, flags, file_index, address3
+            opcode | sqe_flags << 8, fd, address, length, offset, flags, file_index, address3
         )
         self._selector.operations[operation.token] = operation
         return operation

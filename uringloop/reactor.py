@@ -46,7 +46,27 @@ NAME_BITS: Final[int] = _lib.UL_NAME_BITS
 NAME_MASK: Final = (1 << NAME_BITS) - 1
 
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
+OP_READV: Final[int] = _lib.IORING_OP_READV
+OP_WRITEV: Final[int] = _lib.IORING_OP_WRITEV
+OP_FSYNC: Final[int] = _lib.IORING_OP_FSYNC
+OP_FALLOCATE: Final[int] = _lib.IORING_OP_FALLOCATE
+OP_OPENAT: Final[int] = _lib.IORING_OP_OPENAT
+OP_CLOSE: Final[int] = _lib.IORING_OP_CLOSE
+OP_STATX: Final[int] = _lib.IORING_OP_STATX
 OP_READ: Final[int] = _lib.IORING_OP_READ
+OP_WRITE: Final[int] = _lib.IORING_OP_WRITE
+OP_SPLICE: Final[int] = _lib.IORING_OP_SPLICE
+OP_RENAMEAT: Final[int] = _lib.IORING_OP_RENAMEAT
+OP_UNLINKAT: Final[int] = _lib.IORING_OP_UNLINKAT
+OP_MKDIRAT: Final[int] = _lib.IORING_OP_MKDIRAT
+OP_SYMLINKAT: Final[int] = _lib.IORING_OP_SYMLINKAT
+OP_LINKAT: Final[int] = _lib.IORING_OP_LINKAT
+OP_FSETXATTR: Final[int] = _lib.IORING_OP_FSETXATTR
+OP_SETXATTR: Final[int] = _lib.IORING_OP_SETXATTR
+OP_FGETXATTR: Final[int] = _lib.IORING_OP_FGETXATTR
+OP_GETXATTR: Final[int] = _lib.IORING_OP_GETXATTR
+OP_FTRUNCATE: Final[int] = _lib.IORING_OP_FTRUNCATE
+SQE_ASYNC: Final[int] = _lib.IOSQE_ASYNC
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
 
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
@@ -293,6 +313,10 @@ class Reactor:
     ) -> int:
         """A token for a request with these fields. Raises OSError."""
         return _checked(self._operation_start(opcode, fd, address, length, offset, flags, file_index, address3))
+
+    def has(self, opcode: int) -> bool:
+        """True if the kernel has this operation (OP_...)."""
+        return bool(_lib.ul_reactor_has(self._pointer, opcode))
 
     def report(self) -> Any:
         """The counters of core/reactor.h as a struct; the same object every time."""

@@ -77,6 +77,9 @@ struct abi_fact {
     FIELD(io_uring_recvmsg_out, flags, flags, 12)                     \
     FIELD(io_uring_sqe, off, addr2, 8)                                \
     FIELD(io_uring_sqe, file_index, addr_len, 44)                     \
+    FIELD(io_uring_probe, ops_len, ops_len, 1)                        \
+    FIELD(io_uring_probe, ops, ops, 16)                               \
+    FIELD(io_uring_probe_op, flags, flags, 2)                         \
     FIELD(io_uring_sync_cancel_reg, addr, addr, 0)                    \
     FIELD(io_uring_sync_cancel_reg, fd, fd, 8)                        \
     FIELD(io_uring_sync_cancel_reg, flags, flags, 12)                 \
@@ -96,6 +99,8 @@ struct abi_fact {
     SIZE(io_uring_buf, 16)            \
     SIZE(io_uring_buf_reg, 40)        \
     SIZE(io_uring_recvmsg_out, 16)    \
+    SIZE(io_uring_probe_op, 8)        \
+    SIZE(io_uring_probe, 16)          \
     SIZE(io_uring_sync_cancel_reg, 64)
 
 /* VALUE(name, number): what a header of Linux 6.1, the oldest that the loop runs on, has. */
@@ -121,6 +126,8 @@ struct abi_fact {
     VALUE(IORING_SQ_TASKRUN, 0x4)                \
     VALUE(IORING_REGISTER_FILES, 2)              \
     VALUE(IORING_UNREGISTER_FILES, 3)            \
+    VALUE(IO_URING_OP_SUPPORTED, 0x1)            \
+    VALUE(IORING_REGISTER_PROBE, 8)              \
     VALUE(IORING_REGISTER_ENABLE_RINGS, 12)      \
     VALUE(IORING_REGISTER_FILES2, 13)            \
     VALUE(IORING_REGISTER_RING_FDS, 20)          \
@@ -130,16 +137,35 @@ struct abi_fact {
     VALUE(IORING_REGISTER_SYNC_CANCEL, 24)       \
     VALUE(IORING_RSRC_REGISTER_SPARSE, 0x1)      \
     VALUE(IORING_OP_NOP, 0)                      \
+    VALUE(IORING_OP_READV, 1)                    \
+    VALUE(IORING_OP_WRITEV, 2)                   \
+    VALUE(IORING_OP_FSYNC, 3)                    \
     VALUE(IORING_OP_POLL_ADD, 6)                 \
     VALUE(IORING_OP_SENDMSG, 9)                  \
     VALUE(IORING_OP_RECVMSG, 10)                 \
     VALUE(IORING_OP_ACCEPT, 13)                  \
     VALUE(IORING_OP_ASYNC_CANCEL, 14)            \
+    VALUE(IORING_OP_FALLOCATE, 17)               \
+    VALUE(IORING_OP_OPENAT, 18)                  \
+    VALUE(IORING_OP_CLOSE, 19)                   \
     VALUE(IORING_OP_FILES_UPDATE, 20)            \
+    VALUE(IORING_OP_STATX, 21)                   \
     VALUE(IORING_OP_READ, 22)                    \
+    VALUE(IORING_OP_WRITE, 23)                   \
     VALUE(IORING_OP_SEND, 26)                    \
     VALUE(IORING_OP_RECV, 27)                    \
+    VALUE(IORING_OP_SPLICE, 30)                  \
+    VALUE(IORING_OP_RENAMEAT, 35)                \
+    VALUE(IORING_OP_UNLINKAT, 36)                \
+    VALUE(IORING_OP_MKDIRAT, 37)                 \
+    VALUE(IORING_OP_SYMLINKAT, 38)               \
+    VALUE(IORING_OP_LINKAT, 39)                  \
+    VALUE(IORING_OP_FSETXATTR, 41)               \
+    VALUE(IORING_OP_SETXATTR, 42)                \
+    VALUE(IORING_OP_FGETXATTR, 43)               \
+    VALUE(IORING_OP_GETXATTR, 44)                \
     VALUE(IOSQE_FIXED_FILE, 0x1)                 \
+    VALUE(IOSQE_ASYNC, 0x10)                     \
     VALUE(IOSQE_BUFFER_SELECT, 0x20)             \
     VALUE(IOSQE_CQE_SKIP_SUCCESS, 0x40)          \
     VALUE(IORING_RECV_MULTISHOT, 0x2)            \
@@ -153,6 +179,7 @@ struct abi_fact {
 /* What later headers have. */
 #define ABI_VALUES_6_6(VALUE) VALUE(IORING_SETUP_NO_SQARRAY, 0x10000)
 #define ABI_VALUES_6_12(VALUE)         \
+    VALUE(IORING_OP_FTRUNCATE, 55)     \
     VALUE(IORING_CQE_F_BUF_MORE, 0x10) \
     VALUE(IOU_PBUF_RING_INC, 2)
 #define ABI_VALUES_6_15(VALUE)             \

@@ -1,7 +1,9 @@
 /* One-shot operations: one DONE each, with the kernel's result, whatever happens to them in between. */
 #include <fcntl.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "check.h"
 #include "driver.h"
@@ -172,6 +174,35 @@ static void any_token_may_be_cancelled(void) {
     driver_close(driver);
 }
 
+/* The attempt in place opens a FIFO for reading at once, as O_NONBLOCK does; a worker thread waits for the writer. */
+static void an_operation_may_go_to_a_worker_thread_at_once(void) {
+    struct driver *driver = open_driver();
+    char folder[] = "/tmp/uringloop-XXXXXX", path[sizeof folder + 8];
+    CHECK(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/fifo", folder);
+    SYSTEM(mkfifo(path, 0600));
+    const uint16_t opcode = IORING_OP_OPENAT | IOSQE_ASYNC << 8;
+    int32_t opening = ul_operation_start(driver->operations, opcode, AT_FDCWD, (uint64_t)(uintptr_t)path, 0, 0, O_RDONLY | O_CLOEXEC, 0, 0);
+    driver_fence(driver);
+    CHECK(!driver_done(driver, opening));
+    int writer = open(path, O_RDWR | O_CLOEXEC);
+    CHECK_INT(writer, >=, 0);
+    int reader = result_of(driver, opening);
+    CHECK_INT(reader, >=, 0);
+    close(reader);
+    close(writer);
+    unlink(path);
+    rmdir(folder);
+    driver_close(driver);
+}
+
+static void the_kernel_tells_what_operations_it_has(void) {
+    struct driver *driver = open_driver();
+    CHECK(ul_reactor_has(driver->reactor, IORING_OP_READ));
+    CHECK(!ul_reactor_has(driver->reactor, 255));
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -187,6 +218,8 @@ int main(int count, char **arguments) {
         RUN(a_thousand_operations_are_done_once_each);
         RUN(a_poll_belongs_to_the_file_and_not_to_its_number);
         RUN(any_token_may_be_cancelled);
+        RUN(an_operation_may_go_to_a_worker_thread_at_once);
+        RUN(the_kernel_tells_what_operations_it_has);
     }
     return check_end();
 }

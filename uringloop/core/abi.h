@@ -118,6 +118,21 @@ struct io_uring_recvmsg_out { /* what a multishot recvmsg writes before the name
     uint32_t namelen, controllen, payloadlen, flags;
 };
 static_assert(sizeof(struct io_uring_recvmsg_out) == 16, "io_uring_recvmsg_out size");
+struct io_uring_probe_op {
+    uint8_t op, resv;
+    uint16_t flags;
+    uint32_t resv2;
+};
+struct io_uring_probe {
+    uint8_t last_op, ops_len;
+    uint16_t resv;
+    uint32_t resv2[3];
+    struct io_uring_probe_op ops[];
+};
+static_assert(sizeof(struct io_uring_probe_op) == 8, "io_uring_probe_op size");
+static_assert(sizeof(struct io_uring_probe) == 16, "io_uring_probe size");
+static_assert(offsetof(struct io_uring_probe, ops_len) == 1, "io_uring_probe ops_len");
+static_assert(offsetof(struct io_uring_probe_op, flags) == 2, "io_uring_probe_op flags");
 
 struct io_uring_sync_cancel_reg {
     uint64_t addr;
@@ -164,6 +179,7 @@ static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_canc
 /* io_uring_register operations */
 #define IORING_REGISTER_FILES 2
 #define IORING_UNREGISTER_FILES 3
+#define IORING_REGISTER_PROBE 8
 #define IORING_REGISTER_ENABLE_RINGS 12
 #define IORING_REGISTER_FILES2 13
 #define IORING_REGISTER_RING_FDS 20
@@ -173,23 +189,44 @@ static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_canc
 #define IORING_REGISTER_SYNC_CANCEL 24
 #define IORING_RSRC_REGISTER_SPARSE (1U << 0)
 #define IOU_PBUF_RING_INC 2 /* 6.12 */
+#define IO_URING_OP_SUPPORTED (1U << 0)
 
 /* operations */
 enum io_uring_op {
     IORING_OP_NOP = 0,
+    IORING_OP_READV = 1,
+    IORING_OP_WRITEV = 2,
+    IORING_OP_FSYNC = 3,
     IORING_OP_POLL_ADD = 6,
     IORING_OP_SENDMSG = 9,
     IORING_OP_RECVMSG = 10,
     IORING_OP_ACCEPT = 13,
     IORING_OP_ASYNC_CANCEL = 14,
+    IORING_OP_FALLOCATE = 17,
+    IORING_OP_OPENAT = 18,
+    IORING_OP_CLOSE = 19,
     IORING_OP_FILES_UPDATE = 20,
+    IORING_OP_STATX = 21,
     IORING_OP_READ = 22,
+    IORING_OP_WRITE = 23,
     IORING_OP_SEND = 26,
     IORING_OP_RECV = 27,
+    IORING_OP_SPLICE = 30,
+    IORING_OP_RENAMEAT = 35,
+    IORING_OP_UNLINKAT = 36,
+    IORING_OP_MKDIRAT = 37,
+    IORING_OP_SYMLINKAT = 38,
+    IORING_OP_LINKAT = 39,
+    IORING_OP_FSETXATTR = 41,
+    IORING_OP_SETXATTR = 42,
+    IORING_OP_FGETXATTR = 43,
+    IORING_OP_GETXATTR = 44,
+    IORING_OP_FTRUNCATE = 55, /* 6.9 */
 };
 
 /* sqe->flags */
 #define IOSQE_FIXED_FILE (1U << 0)
+#define IOSQE_ASYNC (1U << 4) /* to a worker thread of the kernel's, without an attempt in place */
 #define IOSQE_BUFFER_SELECT (1U << 5)
 #define IOSQE_CQE_SKIP_SUCCESS (1U << 6) /* 5.17 */
 

@@ -7,16 +7,17 @@ void ul_operations_init(struct ul_operations *operations, struct ul_engine *engi
 
 void ul_operations_destroy(struct ul_operations *operations) { ul_table_destroy(&operations->table); }
 
-int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
+int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3) {
     struct ul_operation *operation = ul_table_allocate(&operations->table);
     if (!operation)
         return -ENOMEM;
-    struct io_uring_sqe *sqe = ul_request(operations->engine, opcode, UL_REQUEST_OPERATION, operation->entry.token);
+    struct io_uring_sqe *sqe = ul_request(operations->engine, (uint8_t)opcode, UL_REQUEST_OPERATION, operation->entry.token);
     if (!sqe) {
         ul_table_free(&operations->table, operation);
         return -ENOMEM;
     }
+    sqe->flags = (uint8_t)(opcode >> 8);
     sqe->fd = fd;
     sqe->addr = addr;
     sqe->len = len;

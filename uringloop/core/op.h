@@ -21,8 +21,9 @@ struct ul_operations {
 void ul_operations_init(struct ul_operations *operations, struct ul_engine *engine);
 void ul_operations_destroy(struct ul_operations *operations);
 
-/* Start one; the arguments are the SQE's fields (file_index is splice_fd_in of a splice). Its token, or -ENOMEM. */
-int32_t ul_operation_start(struct ul_operations *operations, uint8_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
+/* Start one; the arguments are the SQE's fields (file_index is splice_fd_in of a splice). Above the eight bits of the opcode may stand
+ * IOSQE_ASYNC, shifted as far. Its token, or -ENOMEM. */
+int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3);
 
 /* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */

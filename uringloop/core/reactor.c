@@ -431,6 +431,8 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
     };
 }
 
+bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode) { return ul_ring_has(&reactor->engine.ring, opcode); }
+
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor) { return &reactor->streams; }
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor) { return &reactor->listeners; }
 struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor) { return &reactor->endpoints; }

@@ -82,6 +82,9 @@ void ul_reactor_abandon(struct ul_reactor *reactor);
 
 void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
 
+/* True if the kernel has this operation. */
+bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode);
+
 /* For the binding. */
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor);
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor);

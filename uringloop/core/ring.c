@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define UL_OPCODES 256 /* as many as an SQE can name */
+
 static long ul_errno(long result) { return result < 0 ? -errno : result; }
 
 static int ul_sys_setup(uint32_t entries, struct io_uring_params *params) {
@@ -132,6 +134,14 @@ void ul_ring_abandon(struct ul_ring *ring) {
 
 int ul_ring_register(const struct ul_ring *ring, uint32_t operation, void *argument, uint32_t count) {
     return ul_sys_register(ring->fd, operation, argument, count);
+}
+
+bool ul_ring_has(const struct ul_ring *ring, uint8_t opcode) {
+    _Alignas(struct io_uring_probe) unsigned char memory[sizeof(struct io_uring_probe) + UL_OPCODES * sizeof(struct io_uring_probe_op)] = {0};
+    struct io_uring_probe *probe = (struct io_uring_probe *)(void *)memory;
+    if (ul_ring_register(ring, IORING_REGISTER_PROBE, probe, UL_OPCODES) < 0)
+        return false;
+    return opcode < probe->ops_len && probe->ops[opcode].flags & IO_URING_OP_SUPPORTED;
 }
 
 int ul_ring_enable(struct ul_ring *ring) { return ul_ring_register(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0); }

@@ -47,6 +47,9 @@ void ul_ring_close(struct ul_ring *ring);
  * gather in the spill and go nowhere. */
 void ul_ring_abandon(struct ul_ring *ring);
 
+/* True if the kernel has this operation (enum io_uring_op). */
+bool ul_ring_has(const struct ul_ring *ring, uint8_t opcode);
+
 /* Let the calling thread, and from now on only it, use the ring. */
 int ul_ring_enable(struct ul_ring *ring);
 
