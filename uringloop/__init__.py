@@ -5,7 +5,9 @@ asyncio.run(main(), loop_factory=uringloop.new_event_loop)
 
 from typing import TYPE_CHECKING, Any
 
+from uringloop import fs
 from uringloop._version import __version__
+from uringloop.files.opening import open
 from uringloop.loop import Loop
 from uringloop.policy import event_loop_policy_class, install, new_event_loop, run
 from uringloop.probe import Probe, Unavailable, probe
@@ -21,8 +23,10 @@ __all__ = [
     "Stats",
     "Unavailable",
     "__version__",
+    "fs",
     "install",
     "new_event_loop",
+    "open",
     "probe",
     "run",
 ]

@@ -23,6 +23,9 @@ logger: logging.Logger = base_events.logger  # type: ignore[attr-defined]
 # Raises TypeError for an SSL socket, which cannot be used without blocking.
 check_ssl_socket: Callable[[Any], None] = base_events._check_ssl_socket  # type: ignore[attr-defined]
 
+# Stands in for the protocol while loop.sendfile writes a file that must pass through Python.
+SendfileFallbackProtocol: Any = base_events._SendfileFallbackProtocol  # type: ignore[attr-defined]
+
 # TLS over any transport.
 SSLProtocol: Any = sslproto.SSLProtocol
 

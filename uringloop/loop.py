@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
 
-from uringloop import compat
+from uringloop import compat, splice
 from uringloop.handles import Handle, run_handle
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, usable_files
@@ -365,6 +365,44 @@ class Loop(SocketCoroutines):
             await transport._wait()
             raise
         return transport
+
+    # --- files to transports -----------------------------------------------------------------------------------------
+
+    async def _sendfile_native(self, transp: StreamTransport, file: Any, offset: int, count: int | None) -> int:
+        fd = splice.regular_file(file)
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        try:
+            return await splice.send_file(self._operations, transp._sock_fd, fd, offset, count)
+        finally:
+            transp._reset_empty_waiter()
+            if resume_reading:
+                transp.resume_reading()
+
+    async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        """What TLS needs: the bytes pass through Python. asyncio reads them in the executor; here the ring does."""
+        try:
+            fd = splice.regular_file(file)
+        except asyncio.SendfileNotAvailableError:
+            return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc, no-any-return]
+        start = offset or file.tell()
+        sent = 0
+        protocol = compat.SendfileFallbackProtocol(transp)
+        try:
+            while not count or sent < count:
+                size = min(splice.READ_BYTES, count - sent) if count else splice.READ_BYTES
+                data = await splice.read(self._operations, fd, start + sent, size)
+                if not data:
+                    break
+                await protocol.drain()
+                transp.write(data)
+                sent += len(data)
+        finally:
+            if sent:
+                file.seek(start + sent)
+            await protocol.restore()
+        return sent
 
     # --- what it can tell about itself -------------------------------------------------------------------------------
 

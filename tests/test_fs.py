@@ -1,0 +1,142 @@
+"""uringloop.fs against os: the same results, the same errors, on the ring and in other loops' executors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uringloop import fs
+
+
+async def error_of(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
+    """What the call fails with."""
+    try:
+        given = call(*arguments, **options)
+        if isinstance(given, Awaitable):
+            await given
+    except OSError as exc:
+        return type(exc), exc.errno, exc.filename, exc.filename2, str(exc)
+    pytest.fail("it does not fail")
+
+
+@pytest.mark.parametrize("follow_symlinks", [True, False])
+async def test_stat(tmp_path: Path, follow_symlinks: bool) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "link", "/dev/null"):
+        expected, given = (
+            os.stat(path, follow_symlinks=follow_symlinks),
+            await fs.stat(path, follow_symlinks=follow_symlinks),
+        )
+        for name in (name for name in dir(expected) if name.startswith("st_")):
+            assert getattr(given, name) == getattr(expected, name), name
+    assert await fs.lstat(tmp_path / "link") == os.lstat(tmp_path / "link")
+
+
+async def test_names_come_and_go(tmp_path: Path) -> None:
+    await fs.mkdir(tmp_path / "folder", 0o700)
+    assert os.stat(tmp_path / "folder").st_mode & 0o777 == 0o700
+    fd = await fs.open(tmp_path / "folder" / "file", os.O_CREAT | os.O_WRONLY, 0o640)
+    assert not os.get_inheritable(fd)
+    await fs.close(fd)
+    await fs.link(tmp_path / "folder" / "file", tmp_path / "linked")
+    assert os.stat(tmp_path / "linked").st_nlink == 2
+    await fs.symlink("linked", tmp_path / "symbolic")
+    assert await fs.readlink(tmp_path / "symbolic") == "linked"
+    await fs.rename(tmp_path / "linked", tmp_path / "renamed")
+    await fs.replace(tmp_path / "renamed", tmp_path / "linked")
+    await fs.unlink(tmp_path / "symbolic")
+    await fs.remove(tmp_path / "linked")
+    await fs.unlink(os.fsencode(tmp_path / "folder" / "file"))
+    await fs.rmdir(tmp_path / "folder")
+    assert await fs.listdir(tmp_path) == []
+
+
+async def test_names_in_an_open_folder(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        await fs.mkdir("folder", dir_fd=folder)
+        await fs.symlink("folder", "symbolic", dir_fd=folder)
+        await fs.rename("symbolic", "renamed", src_dir_fd=folder, dst_dir_fd=folder)
+        await fs.link("renamed", "linked", src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        assert (await fs.lstat(tmp_path / "linked")).st_nlink == 2
+        assert (await fs.stat("renamed", dir_fd=folder)) == os.stat(tmp_path / "folder")
+        await fs.unlink("renamed", dir_fd=folder)
+        await fs.rmdir("folder", dir_fd=folder)
+        assert os.listdir(folder) == ["linked"]
+    finally:
+        os.close(folder)
+
+
+async def test_errors_are_those_of_os(tmp_path: Path) -> None:
+    file, folder, none = tmp_path / "file", tmp_path / "folder", tmp_path / "none"
+    file.write_bytes(b"")
+    (folder / "full").mkdir(parents=True)
+    for name, *arguments in [
+        ("stat", none),
+        ("lstat", none / "none"),
+        ("mkdir", folder),
+        ("rmdir", folder),
+        ("rmdir", none),
+        ("unlink", folder),
+        ("unlink", none),
+        ("rename", none, file),
+        ("rename", file, folder),
+        ("link", none, file),
+        ("link", file, folder),
+        ("symlink", "none", file),
+        ("open", none, os.O_RDONLY),
+        ("open", file, os.O_RDONLY | os.O_DIRECTORY),
+        ("getxattr", file, "user.none"),
+        ("setxattr", none, "user.none", b""),
+        ("truncate", none, 0),
+        ("fsync", 987654),
+        ("ftruncate", 987654, 0),
+    ]:
+        expected = await error_of(getattr(os, name), *arguments)
+        assert await error_of(getattr(fs, name), *arguments) == expected, name
+
+
+async def test_what_is_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    await fs.truncate(path, 50)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        await fs.ftruncate(fd, 40)
+        assert (await fs.stat(fd)).st_size == 40
+        await fs.posix_fallocate(fd, 0, 10_000)
+        await fs.fsync(fd)
+        await fs.fdatasync(fd)
+        assert os.fstat(fd).st_size == 10_000
+        await fs.truncate(fd, 60)
+    finally:
+        os.close(fd)
+    assert path.read_bytes() == b"x" * 40 + bytes(20)
+
+
+async def test_extended_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    await fs.setxattr(path, "user.one", b"1")
+    fd = os.open(path, os.O_RDWR)
+    try:
+        await fs.setxattr(fd, b"user.two", b"22", os.XATTR_CREATE)
+        assert await fs.getxattr(fd, "user.one") == b"1"
+    finally:
+        os.close(fd)
+    assert await fs.getxattr(path, "user.two") == b"22"
+    assert sorted(await fs.listxattr(path)) == ["user.one", "user.two"]
+    await fs.removexattr(path, "user.one")
+    assert os.listxattr(path) == ["user.two"]
+
+
+async def test_copy(tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    (tmp_path / "from").write_bytes(content)
+    assert await fs.copyfile(tmp_path / "from", tmp_path / "to") == tmp_path / "to"
+    assert (tmp_path / "to").read_bytes() == content

@@ -1,0 +1,130 @@
+"""loop.sendfile: the file's bytes in order between what is written before and after, whatever the socket takes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from support import fence, loop_kind, open_files, soon
+
+from uringloop import splice
+
+CONTENT = os.urandom(5 << 20)
+
+pytestmark = pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no sendfile
+
+
+@pytest.fixture(params=["cached", "not cached"])
+def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    (tmp_path / "file").write_bytes(CONTENT)
+    if request.param == "not cached":
+        monkeypatch.setattr(splice, "is_cached", lambda fd, offset, size: False)
+    with open(tmp_path / "file", "rb") as file:
+        yield file
+
+
+class Served:
+    """A server whose connection is the test's to write to, and what its client has read."""
+
+    def __init__(self, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None) -> None:
+        self._tls = tls
+
+    async def __aenter__(self) -> Served:
+        self._accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+        self._server = await asyncio.start_server(
+            lambda reader, writer: self._accepted.set_result(writer),
+            "127.0.0.1",
+            0,
+            ssl=self._tls and self._tls[0],
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        name = "localhost" if self._tls else None
+        self.reader, self._client = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=self._tls and self._tls[1], server_hostname=name
+        )
+        self.writer = await soon(self._accepted)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for writer in (self.writer, self._client):
+            writer.close()
+            await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
+        self._server.close()
+        await self._server.wait_closed()
+
+
+def sending(served: Served, file: BinaryIO, *arguments: int, **options: bool) -> asyncio.Task[int]:
+    loop = asyncio.get_running_loop()
+    return asyncio.create_task(loop.sendfile(served.writer.transport, file, *arguments, **options))
+
+
+async def test_whole_file_comes_between_what_is_written(file: BinaryIO) -> None:
+    async with Served() as served:
+        served.writer.write(b"before")
+        task = sending(served, file, fallback=False)
+        assert await soon(served.reader.readexactly(6 + len(CONTENT))) == b"before" + CONTENT
+        assert await soon(task) == len(CONTENT)
+        served.writer.write(b"after")
+        assert await soon(served.reader.readexactly(5)) == b"after"
+        assert file.tell() == len(CONTENT)
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 1), (7, 100_000), (1_000_003, 3_000_001), (len(CONTENT) - 5, 100)])
+async def test_part_of_a_file(file: BinaryIO, offset: int, count: int) -> None:
+    expected = CONTENT[offset : offset + count]
+    async with Served() as served:
+        task = sending(served, file, offset, count)
+        assert await soon(served.reader.readexactly(len(expected))) == expected
+        assert await soon(task) == len(expected)
+        assert file.tell() == offset + len(expected)
+
+
+@pytest.mark.only_on("uringloop")  # asyncio moves the position some time later
+async def test_cancelled_in_the_middle_it_has_sent_as_much_as_it_says(file: BinaryIO) -> None:
+    before = open_files()
+    async with Served() as served:
+        task = sending(served, file)
+        first = await soon(served.reader.readexactly(1))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(task)
+        position = file.tell()
+        assert 0 < position < len(CONTENT)
+        served.writer.close()
+        assert first + await soon(served.reader.read()) == CONTENT[:position]
+    assert open_files() == before
+
+
+async def test_peer_that_goes_away_ends_it(file: BinaryIO) -> None:
+    async with Served() as served:
+        task = sending(served, file)
+        await fence()
+        served._client.transport.abort()
+        with pytest.raises(ConnectionError):
+            await soon(task)
+
+
+async def test_file_that_is_none(file: BinaryIO) -> None:
+    async with Served() as served:
+        with pytest.raises(asyncio.SendfileNotAvailableError):
+            await sending(served, io.BytesIO(b"content"), fallback=False)
+        assert await soon(sending(served, io.BytesIO(b"content"))) == 7
+        assert await soon(served.reader.readexactly(7)) == b"content"
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, len(CONTENT)), (1_000_003, 300_001)])
+async def test_under_tls(
+    file: BinaryIO, offset: int, count: int, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    async with Served((server_tls, client_tls)) as served:
+        task = sending(served, file, offset, count)
+        assert await soon(served.reader.readexactly(count)) == CONTENT[offset : offset + count]
+        assert await soon(task) == count
+        if loop_kind() == "uringloop":
+            assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]

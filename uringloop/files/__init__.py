@@ -1,0 +1,1 @@
+"""Files without threads; `open` of this package's `opening` is `uringloop.open`."""
