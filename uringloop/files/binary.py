@@ -157,9 +157,10 @@ class BinaryFile(Descriptor):
         while True:
             left = os.fstat(self._fd).st_size - self._position if self._seekable else 0
             data = await self._read_new(max(left + 1, self._ahead_size))  # one more: a full read is not the last one
-            if not data:
+            if data:
+                parts.append(data)
+            if not data or len(data) == left:
                 return b"".join(parts)
-            parts.append(data)
 
     async def _read_line(self, limit: int) -> bytes:
         parts: list[bytes] = []

@@ -107,9 +107,12 @@ def open(
     """
     action, binary, updating = _parse(mode)
     if binary:
-        for name, value in (("encoding", encoding), ("errors", errors), ("newline", newline)):
-            if value is not None:
-                raise ValueError(f"binary mode doesn't take {'a' if name == 'newline' else 'an'} {name} argument")
+        if encoding is not None:
+            raise ValueError("binary mode doesn't take an encoding argument")
+        if errors is not None:
+            raise ValueError("binary mode doesn't take an errors argument")
+        if newline is not None:
+            raise ValueError("binary mode doesn't take a newline argument")
     elif buffering == 0:
         raise ValueError("can't have unbuffered text I/O")
     if newline not in (None, "", "\n", "\r", "\r\n"):
@@ -169,6 +172,8 @@ def _parse(mode: str) -> tuple[str, bool, bool]:
     """What is to be done (one of r, w, a, x), binary or not, updating or not. Raises ValueError as io.open."""
     if not isinstance(mode, str):
         raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
+    if mode in ("r", "rb"):
+        return "r", mode == "rb", False  # most of them
     letters = set(mode)
     if letters - set("rwaxbt+") or len(mode) > len(letters):
         raise ValueError(f"invalid mode: {mode!r}")

@@ -38,6 +38,7 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 AT_FDCWD: Final = -100
 AT_FILE_POSITION: Final = -1  # as offset: where the file is, which then moves on
 REQUEST_MAX: Final = 1 << 30  # bytes; the kernel's limit for one read or write is a little below 2 GiB
+_OPENED_IN_PLACE: Final = os.O_CREAT | os.O_TRUNC | os.O_ACCMODE | os.O_PATH  # none of these: maybe without waiting
 _UINT64: Final = (1 << 64) - 1
 
 
@@ -136,7 +137,7 @@ async def open_fd(path: Path, flags: int, mode: int, dir_fd: int | None) -> int:
         if exc.errno == errno.ENXIO:  # a FIFO without a reader: wait for one
             return await _open_on(ring, path, flags, mode, dir_fd, SQE_ASYNC)
         raise
-    if flags & (os.O_CREAT | os.O_TRUNC | os.O_ACCMODE | os.O_PATH) == 0 and stat.S_ISFIFO(os.fstat(fd).st_mode):
+    if flags & _OPENED_IN_PLACE == 0 and stat.S_ISFIFO(os.fstat(fd).st_mode):
         # The kernel's attempt in place opens a FIFO without waiting for its writer.
         try:
             return await _open_on(ring, path, flags, mode, dir_fd, SQE_ASYNC)
