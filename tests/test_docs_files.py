@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import FileResponse
 from support import LOOPS
 
 PAGE = Path(__file__).parents[1] / "docs" / "files.md"
@@ -23,8 +24,7 @@ def test_there_are_examples() -> None:
 def test_examples_run(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    responses = pytest.importorskip("starlette.responses")
-    monkeypatch.setattr(responses.FileResponse, "_open_file", responses.FileResponse._open_file)  # to be put back
+    monkeypatch.setattr(FileResponse, "_open_file", FileResponse._open_file)  # to be put back
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

@@ -10,6 +10,14 @@ from typing import Any
 import pytest
 
 from uringloop import fs
+from uringloop.operations import Operations
+
+
+@pytest.fixture(autouse=True, params=["all operations", "no operation"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is done again where the kernel has none of the operations."""
+    if request.param == "no operation":
+        monkeypatch.setattr(Operations, "has", lambda operations, opcode: False)
 
 
 async def error_of(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, ...]:
