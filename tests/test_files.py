@@ -414,7 +414,7 @@ def test_file_goes_from_loop_to_loop(path: Path) -> None:
 
 def test_what_fsync_confirmed_is_there_after_a_kill(tmp_path: Path) -> None:
     program = """
-        import asyncio, sys
+        import sys
         import uringloop
 
         async def main():
@@ -424,7 +424,7 @@ def test_what_fsync_confirmed_is_there_after_a_kill(tmp_path: Path) -> None:
                     await file.fsync()
                     print(number, flush=True)
 
-        asyncio.run(main(), loop_factory=uringloop.new_event_loop)
+        uringloop.run(main())
     """
     journal = tmp_path / "journal"
     command = [sys.executable, "-c", textwrap.dedent(program), str(journal)]

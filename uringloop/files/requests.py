@@ -96,6 +96,8 @@ async def outcome(request: asyncio.Future[T], late: Callable[[T], None] | None) 
         if request.done() and not request.cancelled() and request.exception() is None and late is not None:
             late(request.result())
         raise
+    finally:
+        del request  # its exception's traceback holds this frame
 
 
 async def named(request: asyncio.Future[T], path: Any, path2: Any = None) -> T:
@@ -107,6 +109,8 @@ async def named(request: asyncio.Future[T], path: Any, path2: Any = None) -> T:
         if path2 is not None:
             exc.filename2 = os.fspath(path2)
         raise
+    finally:
+        del request  # see outcome
 
 
 def pinned_path(path: Path) -> Any:
@@ -194,8 +198,7 @@ async def read(fd: int, buffer: Any, offset: int, late: Callable[[int], None] | 
     """One pread into the buffer, which may give less than there is room for; `late` hears what a cancelled one gave."""
     ring = ring_with(OP_READ)
     if ring is not None:
-        pinned = pin(buffer, writable=True)
-        return await _transfer(ring, OP_READ, fd, pinned, len(pinned), offset, late)
+        return await _transfer(ring, OP_READ, fd, pin(buffer, writable=True), offset, late)
     if offset == AT_FILE_POSITION:
         await _ready(fd, select.POLLIN)
         return await outcome(Errand(partial(os.readv, fd, (buffer,)), late=late), late)
@@ -206,8 +209,7 @@ async def write(fd: int, data: Any, offset: int, late: Callable[[int], None] | N
     """One pwrite, which may take less than all; `late` hears what a cancelled one took."""
     ring = ring_with(OP_WRITE)
     if ring is not None:
-        pinned = pin(data)
-        return await _transfer(ring, OP_WRITE, fd, pinned, len(pinned), offset, late)
+        return await _transfer(ring, OP_WRITE, fd, pin(data), offset, late)
     if offset != AT_FILE_POSITION:
         return await outcome(Errand(partial(os.pwrite, fd, data, offset), late=late), late)
     if await _ready(fd, select.POLLOUT):
@@ -216,19 +218,27 @@ async def write(fd: int, data: Any, offset: int, late: Callable[[int], None] | N
 
 
 async def _transfer(
-    ring: Operations, opcode: int, fd: int, pinned: Any, length: int, offset: int, late: Callable[[int], None] | None
+    ring: Operations, opcode: int, fd: int, pinned: Any, offset: int, late: Callable[[int], None] | None
 ) -> int:
-    request = ring.start(
-        opcode,
-        fd,
-        address=address_of(pinned),
-        length=min(length, REQUEST_MAX),
-        offset=offset & _UINT64,
-        keep=pinned,
-        late=late,
-        patient=True,
-    )
-    return await outcome(request, late)
+    try:
+        request = ring.start(
+            opcode,
+            fd,
+            address=address_of(pinned),
+            length=min(len(pinned), REQUEST_MAX),
+            offset=offset & _UINT64,
+            keep=pinned,
+            late=late,
+            patient=True,
+        )
+    finally:
+        # A traceback holds this frame, and a pinned memoryview that the collector finds in a cycle crashes CPython
+        # 3.11 and 3.12.
+        del pinned
+    try:
+        return await outcome(request, late)
+    finally:
+        del request
 
 
 async def read_vector(fd: int, buffers: Sequence[Any], offset: int, flags: int) -> int:
@@ -236,7 +246,8 @@ async def read_vector(fd: int, buffers: Sequence[Any], offset: int, flags: int) 
     ring = ring_with(OP_READV)
     if ring is None:
         return await in_thread(os.preadv, fd, buffers, offset, flags)
-    return await _vector(ring, OP_READV, fd, [pin(buffer, writable=True) for buffer in buffers], offset, flags)
+    pinned = (pin(buffer, writable=True) for buffer in buffers)
+    return await outcome(_start_vector(ring, OP_READV, fd, list(pinned), offset, flags), None)
 
 
 async def write_vector(fd: int, buffers: Sequence[Any], offset: int, flags: int) -> int:
@@ -244,14 +255,16 @@ async def write_vector(fd: int, buffers: Sequence[Any], offset: int, flags: int)
     ring = ring_with(OP_WRITEV)
     if ring is None:
         return await in_thread(os.pwritev, fd, buffers, offset, flags)
-    return await _vector(ring, OP_WRITEV, fd, [pin(buffer) for buffer in buffers], offset, flags)
+    return await outcome(_start_vector(ring, OP_WRITEV, fd, list(map(pin, buffers)), offset, flags), None)
 
 
-async def _vector(ring: Operations, opcode: int, fd: int, pinned: list[Any], offset: int, flags: int) -> int:
+def _start_vector(
+    ring: Operations, opcode: int, fd: int, pinned: list[Any], offset: int, flags: int
+) -> asyncio.Future[int]:
     # struct iovec: address and length, both of a pointer's size.
     iovecs = array.array("L", (word for one in pinned for word in (address_of(one), len(one))))
     table = pin(iovecs)
-    return await ring.start(
+    return ring.start(
         opcode,
         fd,
         address=address_of(table),
