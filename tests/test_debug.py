@@ -56,6 +56,13 @@ async def test_debug_can_be_switched() -> None:
     assert loop.get_debug() is before
 
 
+@pytest.mark.only_on("asyncio", "uringloop")  # on uvloop a handle keeps no traceback of this form
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+async def test_handle_remembers_who_scheduled_it_last(debug_loop: asyncio.AbstractEventLoop, method: str) -> None:
+    handle = getattr(debug_loop, method)(int)
+    assert handle._source_traceback[-1].name == "test_handle_remembers_who_scheduled_it_last"
+
+
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -216,7 +216,9 @@ class Loop(SocketCoroutines):
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         if self._debug:
-            return super().call_soon(callback, *args, context=context)
+            handle = super().call_soon(callback, *args, context=context)
+            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+            return handle
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
         handle = Handle(callback, args, self, context)
@@ -255,6 +257,7 @@ class Loop(SocketCoroutines):
             compat.log_slow(what, seconds)
 
     # --- transports: the seams of asyncio.SelectorEventLoop ----------------------------------------------------------
+    # `context` is that of the transport's callbacks: asyncio chooses it from 3.15 on, before it is that of the caller.
 
     def _make_socket_transport(
         self,
@@ -264,10 +267,13 @@ class Loop(SocketCoroutines):
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> StreamTransport:
         self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
         set_nodelay(sock)
-        transport = StreamTransport(self, sock, protocol, contextvars.copy_context(), extra, server)
+        transport = StreamTransport(
+            self, sock, protocol, contextvars.copy_context() if context is None else context, extra, server
+        )
         self.call_soon(transport.start, waiter)
         return transport
 
@@ -284,6 +290,7 @@ class Loop(SocketCoroutines):
         server: Any = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> Any:
         ssl_protocol: Any = compat.SSLProtocol(
             self,
@@ -295,7 +302,7 @@ class Loop(SocketCoroutines):
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
 
     def _make_datagram_transport(
@@ -322,6 +329,7 @@ class Loop(SocketCoroutines):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> None:
         tls = None
         if sslcontext is not None:
@@ -331,7 +339,7 @@ class Loop(SocketCoroutines):
                 "ssl_shutdown_timeout": ssl_shutdown_timeout,
             }
         fd = self._selector.fileno(sock)
-        self._listeners[fd] = Listener(self, sock, protocol_factory, server, tls)
+        self._listeners[fd] = Listener(self, sock, protocol_factory, server, tls, context)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock.fileno(), None)

@@ -33,6 +33,7 @@ class Listener:
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         server: Any,
         tls: dict[str, Any] | None,
+        context: contextvars.Context | None = None,
     ) -> None:
         """`tls`: what `Loop._make_ssl_transport` takes beyond socket and protocol; None for plain connections."""
         self._loop = loop
@@ -40,7 +41,7 @@ class Listener:
         self._protocol_factory = protocol_factory
         self._server = server
         self._tls = tls
-        self._context = contextvars.copy_context()
+        self._context = contextvars.copy_context() if context is None else context
         self._retry: asyncio.TimerHandle | None = None
         set_nodelay(sock)  # accepted sockets inherit it: no system call for each
         self._token = loop._reactor.listener_open(sock.fileno())
