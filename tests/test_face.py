@@ -62,6 +62,10 @@ OFFERED = {
 }
 
 
+policies_may_warn = pytest.mark.filterwarnings("ignore:'asyncio.*Policy' is deprecated:DeprecationWarning")  # 3.14
+
+
+@policies_may_warn
 def test_all_lists_what_is_offered_and_each_of_it_is_there() -> None:
     assert set(uringloop.__all__) >= OFFERED
     for name in uringloop.__all__:
@@ -86,6 +90,7 @@ def test_package_says_that_it_is_typed() -> None:
     assert importlib.resources.files(uringloop).joinpath("py.typed").is_file()
 
 
+@policies_may_warn
 def test_every_public_name_has_a_docstring() -> None:
     for name in uringloop.__all__:
         if not name.startswith("__"):

@@ -14,7 +14,7 @@ import types
 import zipfile
 from collections.abc import Sequence
 
-from uringloop import Probe, Unavailable, _version, new_event_loop, probe
+from uringloop import Probe, Unavailable, _version, compat, new_event_loop, probe
 from uringloop.policy import event_loop_policy_class
 
 _USAGE_ERROR = 2
@@ -81,9 +81,7 @@ def _use_the_loop() -> None:
     if sys.version_info < (3, 14):
         asyncio.set_event_loop_policy(event_loop_policy_class()())
     else:
-        # Policies are deprecated, and looking at one warns. This is what asyncio.run and asyncio.Runner call.
-        asyncio.events.new_event_loop = new_event_loop
-        asyncio.new_event_loop = new_event_loop
+        compat.make_everywhere(new_event_loop)
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from asyncio import base_events, base_subprocess, constants, sslproto
+from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
 from collections.abc import Callable
 from typing import Any
 
@@ -64,3 +64,13 @@ def log_slow(what: Any, seconds: float) -> None:
     """asyncio's debug-mode warning about a callback that held up the loop; `what` is a handle, or a transport."""
     described = base_events._format_handle(what) if isinstance(what, asyncio.Handle) else repr(what)  # type: ignore[attr-defined]
     base_events.logger.warning("Executing %s took %.3f seconds", described, seconds)  # type: ignore[attr-defined]
+
+
+def make_everywhere(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Let everything that asks asyncio for a new loop get one of `factory`, without a look at the policy: that warns
+    from Python 3.14 on."""
+    asyncio.new_event_loop = factory
+    asyncio.events.new_event_loop = factory  # what asyncio.run and asyncio.Runner call
+    policy: Any = getattr(unix_events, "_UnixDefaultEventLoopPolicy", None)
+    if policy is not None:  # until Python 3.16
+        policy._loop_factory = staticmethod(factory)

@@ -98,7 +98,7 @@ def install() -> None:
 
 def event_loop_policy_class() -> type[asyncio.AbstractEventLoopPolicy]:
     """The class `uringloop.EventLoopPolicy`; made when it is asked for, since looking at asyncio's policies warns
-    from Python 3.14 on."""
+    from Python 3.14 on. Raises AttributeError where asyncio has no policies."""
     global _policy_class
     if _policy_class is None:
 
