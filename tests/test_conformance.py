@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVENT_LOOP_TESTS = {(3, 11): 73, (3, 12): 74, (3, 13): 75}  # later versions have no fewer than the last of these
+EVENT_LOOP_TESTS = {(3, 11): 107, (3, 12): 108, (3, 13): 109}  # later versions have no fewer than the last of these
 RUN_TIMEOUT = 300  # seconds; a run takes a few
 
 # Loops with a defect that only `test_call_later` of CPython's suite can notice, and one that no test can miss.
@@ -99,6 +99,19 @@ def test_tests_that_ask_asyncio_for_a_loop_get_the_one_under_test(tmp_path: Path
         python_path=tmp_path,
     )
     assert report["failed"] == report["total"] > 0
+    assert exit_code == 1
+
+
+def test_what_fails_on_the_other_loop_too_is_no_failure_but_is_told(tmp_path: Path) -> None:
+    (tmp_path / "broken_loops.py").write_text(BROKEN_LOOPS)
+    arguments = ["cpython-events", "--loop", "broken_loops:Wrong", "--only", "*.test_call_*"]
+    exit_code, report = conformance(*arguments, "--against", "broken_loops:Wrong", python_path=tmp_path)
+    assert report["unexpected"] == []
+    assert report["shared"] == ["test_events.EventLoopTests.test_call_later"]
+    assert exit_code == 0
+    exit_code, report = conformance(*arguments, "--against", "asyncio", python_path=tmp_path)
+    assert [outcome["test"] for outcome in report["unexpected"]] == ["test_events.EventLoopTests.test_call_later"]
+    assert report["shared"] == []
     assert exit_code == 1
 
 

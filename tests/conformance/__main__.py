@@ -1,4 +1,4 @@
-"""python -m tests.conformance SUITE ... [--loop NAME] [--only PATTERN] [--timeout SECONDS] [--json]"""
+"""python -m tests.conformance SUITE ... [--loop NAME] [--only PATTERN] [--against NAME] [--timeout SECONDS] [--json]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typing
 from tests.conformance.known import KNOWN
 from tests.conformance.loops import LOOPS
 from tests.conformance.outcome import Outcome
-from tests.conformance.suites import SUITES, Suite
+from tests.conformance.suites import GROUPS, SUITES, Suite
 
 
 @dataclasses.dataclass
@@ -26,6 +26,7 @@ class Report:
     loop: str
     outcomes: list[Outcome]
     seconds: float
+    against: list[Outcome]  # what the same suite said about the loop that this one is compared with
 
     @property
     def known(self) -> dict[str, str]:
@@ -33,7 +34,19 @@ class Report:
 
     @property
     def unexpected(self) -> list[Outcome]:
-        return [o for o in self.outcomes if o.bad and o.test not in self.known]
+        bad = [o for o in self.outcomes if o.bad and o.test not in self.known]
+        if not self.against:
+            return bad
+        good_there = {o.test for o in self.against if not o.bad}
+        seen = {o.test for o in self.outcomes}
+        missing = [Outcome(test, "failed", "did not run") for test in sorted(good_there - seen)]
+        return [o for o in bad if o.test in good_there] + missing
+
+    @property
+    def shared(self) -> list[str]:
+        """The tests that are bad on both loops."""
+        bad_there = {o.test for o in self.against if o.bad}
+        return [o.test for o in self.outcomes if o.bad and o.test in bad_there]
 
     @property
     def expected(self) -> list[Outcome]:
@@ -62,6 +75,7 @@ class Report:
             "total": len(self.outcomes),
             **collections.Counter(outcome.status for outcome in self.outcomes),
             "seconds": round(self.seconds, 1),
+            "shared": self.shared,
             "unexpected": [dataclasses.asdict(outcome) for outcome in self.unexpected],
             "expected": {outcome.test: self.known[outcome.test] for outcome in self.expected},
             "stale": [outcome.test for outcome in self.stale],
@@ -75,16 +89,19 @@ class Report:
         for outcome in self.unexpected:
             lines.append(f"  {outcome.status.upper()} {outcome.test}")
             lines.append(textwrap.indent(outcome.detail.rstrip(), "      "))
+        lines += [f"  not here alone: {test}" for test in self.shared]
         lines += [f"  known: {o.test}: {self.known[o.test]}" for o in self.expected]
         lines += [f"  PASSES, though known to fail: {o.test}" for o in self.stale]
         lines += [f"  skipped: {o.test}: {o.detail}" for o in self.skipped]
         return "\n".join(lines)
 
 
-def run(suite: Suite, loop: str, only: str, timeout: float) -> Report:
+def run(suite: Suite, options: argparse.Namespace) -> Report:
     started = time.monotonic()
-    outcomes = list(suite.run(loop, only, timeout))
-    return Report(suite.name, loop, outcomes, time.monotonic() - started)
+    outcomes = list(suite.run(options.loop, options.only, options.timeout))
+    seconds = time.monotonic() - started
+    against = list(suite.run(options.against, options.only, options.timeout)) if options.against else []
+    return Report(suite.name, options.loop, outcomes, seconds, against)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -95,9 +112,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         epilog=f"suites:\n{suites}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("suites", nargs="+", choices=[*SUITES, "all"], metavar="SUITE", help="or: all")
+    parser.add_argument(
+        "suites", nargs="+", choices=[*SUITES, *GROUPS], metavar="SUITE", help=f"or: {', '.join(GROUPS)}"
+    )
     parser.add_argument("--loop", default="uringloop", help=f"{', '.join(LOOPS)} or module:Class")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="only tests whose name matches")
+    parser.add_argument("--against", metavar="NAME", help="a loop too: what fails on it as well is no failure")
     parser.add_argument("--timeout", default=60.0, type=float, metavar="SECONDS", help="for one test")
     parser.add_argument("--json", action="store_true", help="print a JSON list of reports instead of text")
     return parser.parse_args(argv)
@@ -105,10 +125,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = parse(argv)
-    names = list(SUITES) if "all" in options.suites else options.suites
+    names = [name for asked in options.suites for name in GROUPS.get(asked, [asked])]
     reports = []
     for name in names:
-        report = run(SUITES[name], options.loop, options.only, options.timeout)
+        report = run(SUITES[name], options)
         if not options.json:
             print(report.as_text(), flush=True)
         reports.append(report)

@@ -17,8 +17,9 @@ import typing
 import unittest
 
 from tests.conformance import loops
-from tests.conformance.cpython import CPYTHON_SUITES, name_of
 from tests.conformance.outcome import Outcome, Status
+from tests.conformance.suites import SUITES
+from tests.conformance.unittests import UnittestSuite
 
 Report = typing.Callable[[Outcome], None]
 
@@ -30,9 +31,10 @@ class Recorder(unittest.TestResult):
     is reported under its own name, and the tests that it takes with it share its fate.
     """
 
-    def __init__(self, names: list[str], report: Report) -> None:
+    def __init__(self, names: list[str], by_id: dict[str, str], report: Report) -> None:
         super().__init__()
         self._waiting = names[::-1]
+        self._by_id = by_id
         self._report = report
         self._running = False
         self._fixture: tuple[Status, str] = ("failed", "did not run")
@@ -41,7 +43,7 @@ class Recorder(unittest.TestResult):
         self._started = 0.0
 
     def startTest(self, test: unittest.TestCase) -> None:
-        self._give_up_before(name_of(test))
+        self._give_up_before(self._name_of(test))
         self._running, self._status, self._detail = True, "passed", ""
         self._started = time.monotonic()
 
@@ -57,10 +59,13 @@ class Recorder(unittest.TestResult):
         while self._waiting and self._waiting[-1] != name:
             self._report(Outcome(self._waiting.pop(), *self._fixture))
 
+    def _name_of(self, test: unittest.TestCase) -> str:
+        return self._by_id.get(test.id(), test.id())  # a fixture is no test, and has no name with us
+
     def _note(self, test: unittest.TestCase, status: Status, detail: str) -> None:
         if not self._running:
-            self._fixture = status, f"because of {name_of(test)}"
-            self._report(Outcome(name_of(test), status, detail))
+            self._fixture = status, f"because of {self._name_of(test)}"
+            self._report(Outcome(self._name_of(test), status, detail))
         elif self._status != "failed":
             self._status, self._detail = status, detail
 
@@ -97,12 +102,14 @@ def main(suite_name: str, loop: str, results_fd: int) -> None:
         def say(message: typing.Any) -> None:
             print(json.dumps(message), file=results)
 
-        (suite,) = (suite for suite in CPYTHON_SUITES if suite.name == suite_name)
+        suite = SUITES[suite_name]
+        assert isinstance(suite, UnittestSuite)
         tests = suite.load(loops.loop_class(loop))
         say("ready")
         if not names:
             say(list(tests))
-        recorder = Recorder(names, lambda outcome: say(dataclasses.asdict(outcome)))
+        by_id = {test.id(): name for name, test in tests.items()}
+        recorder = Recorder(names, by_id, lambda outcome: say(dataclasses.asdict(outcome)))
         # One suite for all, as CPython runs them: some tests rely on what a test of their class left behind.
         unittest.TestSuite(tests[name] for name in names).run(recorder)
         recorder.stopTestRun()

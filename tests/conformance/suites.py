@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import typing
 
+from tests.conformance.apps import APP_SUITES
 from tests.conformance.cpython import CPYTHON_SUITES
 from tests.conformance.outcome import Outcome
+from tests.conformance.uvloop import UVLOOP_SUITES
 
 
 class Suite(typing.Protocol):
@@ -28,6 +29,12 @@ class Suite(typing.Protocol):
         """
 
 
-SUITES: typing.Final[dict[str, Suite]] = {
-    suite.name: suite for suite in CPYTHON_SUITES if sys.version_info >= suite.since
+_ALL: typing.Final[tuple[Suite, ...]] = (*CPYTHON_SUITES, *UVLOOP_SUITES, *APP_SUITES)
+SUITES: typing.Final[dict[str, Suite]] = {suite.name: suite for suite in _ALL}
+
+# Several by one name.
+GROUPS: typing.Final[dict[str, list[str]]] = {
+    "cpython": [suite.name for suite in CPYTHON_SUITES],
+    "apps": [suite.name for suite in APP_SUITES],
+    "all": list(SUITES),
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,10 +33,25 @@ ABORT_TIMEOUT: typing.Final = 5.0  # to write the tracebacks
 LAST_WORDS: typing.Final = 8000  # characters of output kept from a child that died
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a suite runs: an interpreter, folders that it is to import from, and what else it is told."""
+
+    python: str = sys.executable
+    path: tuple[pathlib.Path, ...] = ()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def environ(self, *path: pathlib.Path) -> dict[str, str]:
+        """The environment of a process there, which imports from `path` too."""
+        inherited = filter(None, [os.environ.get("PYTHONPATH")])
+        python_path = os.pathsep.join([*map(str, self.path), *map(str, path), *inherited])
+        return os.environ | self.environment | {"PYTHONPATH": python_path}
+
+
 class Worker:
     """The parent's end."""
 
-    def __init__(self, suite: str, loop: str, tests: list[str]) -> None:
+    def __init__(self, place: Place, suite: str, loop: str, tests: list[str]) -> None:
         self._tests = tests
         self._received = b""
         self._results, child_end = os.pipe()
@@ -44,13 +60,13 @@ class Worker:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-"))
             self._output = stack.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.conformance.child", suite, loop, str(child_end)],
+                [place.python, "-m", "tests.conformance.child", suite, loop, str(child_end)],
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[child_end],
                 cwd=folder,  # some tests write files to where they are
-                env=os.environ | {"PYTHONPATH": _python_path()},
+                env=place.environ(ROOT) | {"CONFORMANCE_LOOP": loop},  # ROOT: it does not run there
                 start_new_session=True,
             )
             self._cleanup = stack.pop_all()
@@ -60,8 +76,8 @@ class Worker:
             names.write(json.dumps(tests).encode())
 
     @classmethod
-    def list_tests(cls, suite: str, loop: str) -> list[str]:
-        with cls(suite, loop, []) as worker:
+    def list_tests(cls, place: Place, suite: str, loop: str) -> list[str]:
+        with cls(place, suite, loop, []) as worker:
             worker._wait_until_ready()
             names: list[str] = json.loads(worker._line(START_TIMEOUT))
             return names
@@ -130,8 +146,3 @@ class Worker:
     def _last_words(self) -> str:
         self._output.seek(0)
         return self._output.read().decode(errors="replace")[-LAST_WORDS:]
-
-
-def _python_path() -> str:
-    """The child does not run in the project's folder, so it is told where that is."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,5 @@
+"""Where some look for the class."""
+
+from uvloop import Loop
+
+__all__ = ["Loop"]
