@@ -56,6 +56,14 @@ async def test_debug_can_be_switched() -> None:
     assert loop.get_debug() is before
 
 
+def test_debug_can_be_switched_when_the_loop_is_closed(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    before = loop.get_debug()
+    loop.close()
+    loop.set_debug(not before)
+    assert loop.get_debug() is not before
+
+
 @pytest.mark.only_on("asyncio", "uringloop")  # on uvloop a handle keeps no traceback of this form
 @pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
 async def test_handle_remembers_who_scheduled_it_last(debug_loop: asyncio.AbstractEventLoop, method: str) -> None:

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,6 +187,20 @@ def test_closed_loop_can_be_closed_again_and_does_nothing_else(new_loop: LoopFac
     ):
         with pytest.raises(RuntimeError, match="Event loop is closed"):
             use()
+
+
+@pytest.mark.parametrize("name", ["asyncio", "uringloop"])  # libuv's handles keep uvloop's until the collector comes
+def test_closed_loop_is_freed_without_the_collector(name: str) -> None:
+    loop = LOOPS[name]()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    gone = weakref.ref(loop)
+    gc.disable()
+    try:
+        del loop
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_close_drops_what_is_scheduled(new_loop: LoopFactory) -> None:

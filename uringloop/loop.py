@@ -121,6 +121,7 @@ class Loop(SocketCoroutines):
         for process in self._processes:
             process.forget()
         self._processes.clear()
+        self._operations.close()
 
     def _run_once(self) -> None:
         # One frame from the tick to the sink: on a loop with little to do, whose caches are cold after each sleep, one
@@ -232,7 +233,8 @@ class Loop(SocketCoroutines):
 
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
-        self._selector.watch = self._watch_event if self._debug else None
+        if not self._closed:
+            self._selector.watch = self._watch_event if self._debug else None
 
     def _run_handle_in_debug(self, handle: asyncio.Handle) -> None:
         if handle._cancelled:

@@ -67,7 +67,7 @@ class Operations:
     """Starts operations of one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, selector: RingSelector, reactor: Reactor) -> None:
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = loop
         self._selector = selector
         self._reactor = reactor
         self._known: dict[int, bool] = {}  # opcode -> whether the kernel has it
@@ -78,6 +78,15 @@ class Operations:
         if known is None:
             known = self._known[opcode] = self._reactor.has(opcode)
         return known
+
+    def close(self) -> None:
+        """No more are started. Lets go of the loop, which holds this: a closed loop is to be freed at once."""
+        self._loop = None
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("Event loop is closed")
+        return self._loop
 
     def start(
         self,
@@ -101,9 +110,9 @@ class Operations:
         late: called with the result (or -errno) if the future was cancelled before it came.
         patient: the future is not cancelled before the kernel is done with the request; `late` is called then too.
 
-        Raises OSError when memory is out.
+        Raises OSError when memory is out, RuntimeError when the loop is closed.
         """
-        operation = Operation(self._loop, self._reactor, keep, late, patient)
+        operation = Operation(self._open_loop(), self._reactor, keep, late, patient)
         operation.token = self._reactor.operation_start(
             opcode | sqe_flags << 8, fd, address, length, offset, flags, file_index, address3
         )
@@ -115,7 +124,7 @@ class Operations:
 
         Raises OSError. A plain future and no `Operation`, which costs a good part of a socket's request.
         """
-        waiting = self._loop.create_future()
+        waiting = self._open_loop().create_future()
         token = self._reactor.poll_start(fd, mask)
         self._selector.waiting[token] = waiting
         try:

@@ -316,7 +316,7 @@ class Reactor:
 
     def has(self, opcode: int) -> bool:
         """True if the kernel has this operation (OP_...)."""
-        return bool(_lib.ul_reactor_has(self._pointer, opcode))
+        return not self.closed and bool(_lib.ul_reactor_has(self._pointer, opcode))
 
     def report(self) -> Any:
         """The counters of core/reactor.h as a struct; the same object every time."""
