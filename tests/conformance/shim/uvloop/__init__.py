@@ -14,3 +14,6 @@ __path__ = [*__path__, os.path.join(os.environ.get("CONFORMANCE_SDIST", ""), "uv
 
 def new_event_loop():
     return Loop()
+
+
+from uvloop import loop as loop  # noqa: E402 - it needs what is above
