@@ -170,7 +170,7 @@ def test_what_a_lost_ring_may_still_touch_is_never_freed() -> None:
         assert any(memory is queue for left in reactor._left_to_kernel for memory in left)
         assert kept() is not None
         assert reactor.leaked_bytes() > QUEUED // 2
-        print("done")
+        print("done", flush=True)
         os._exit(0)
     """
     ran = subprocess.run(
