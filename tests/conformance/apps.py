@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import tempfile
 import typing
@@ -134,6 +135,17 @@ UVICORN: typing.Final = Sdist(
     ),
 )
 
+
+def _localhost_has_ipv6() -> bool:
+    try:
+        return bool(socket.getaddrinfo("localhost", None, family=socket.AF_INET6))
+    except socket.gaierror:
+        return False
+
+
+# Where localhost is no IPv6 address, anyio's tests of it fail and leave sockets behind, for which others are blamed.
+WITHOUT_IPV6: typing.Final = () if _localhost_has_ipv6() else ("-k", "not ipv6")
+
 APP_SUITES: typing.Final = (
     TornadoSuite(),
     PytestSuite(
@@ -141,6 +153,6 @@ APP_SUITES: typing.Final = (
         *("--override-ini=addopts=", "-n2", "--import-mode=importlib", "--aiohttp-loop=pyloop"),
         *("-m", "not dev_mode and not autobahn and not internal", "tests"),
     ),
-    PytestSuite(ANYIO, "-n2", "tests"),
+    PytestSuite(ANYIO, "-n2", *WITHOUT_IPV6, "tests"),
     PytestSuite(UVICORN, "--override-ini=addopts=", "-n2", "tests"),
 )

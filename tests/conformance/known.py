@@ -51,13 +51,23 @@ _UVLOOP: typing.Final = {
     "test_tcp.Test_UV_TCPSSL.test_start_tls_client_buf_proto_1": "asyncio's start_tls goes by a protocol's base class",
     "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_error": REUSE_ADDRESS,
     "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_warning": REUSE_ADDRESS,
-    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_wrong_sock": "asyncio's message: 'A datagram socket'",
     "test_udp.Test_UV_UDP.test_send_after_close": DATAGRAMS,
     "test_udp.Test_UV_UDP.test_socketpair": DATAGRAMS,
     "test_udp.Test_UV_UDP.test_udp_sendto_dns": DATAGRAMS,
 }
 if "kwargs" not in inspect.signature(asyncio.BaseEventLoop.create_task).parameters:
     _UVLOOP["test_base.TestBaseUV.test_loop_create_task_eager_start"] = "asyncio's create_task takes it from 3.13.3 on"
+if sys.version_info >= (3, 13):
+    _UVLOOP["test_udp.Test_UV_UDP.test_create_datagram_endpoint_wrong_sock"] = "asyncio's message: 'A datagram socket'"
+else:
+    _UVLOOP["test_unix.Test_UV_Unix.test_create_unix_server_path_stream_bittype"] = (
+        "asyncio's cleanup_socket is of 3.13"
+    )
+if sys.version_info < (3, 12):
+    _UVLOOP["test_context.Test_UV_Context.test_subprocess_protocol"] = (
+        "asyncio's child watcher calls in its own context"
+    )
+    _UVLOOP["test_unix.Test_UV_Unix.test_epollhup"] = "asyncio's wait_closed waits for connections from 3.12 on"
 
 _APPS: typing.Final = {
     "tests.test_config::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": "named after the class of the loop",
