@@ -55,7 +55,7 @@ _UVLOOP: typing.Final = {
     "test_udp.Test_UV_UDP.test_socketpair": DATAGRAMS,
     "test_udp.Test_UV_UDP.test_udp_sendto_dns": DATAGRAMS,
 }
-if "kwargs" not in inspect.signature(asyncio.BaseEventLoop.create_task).parameters:
+if sys.version_info >= (3, 13) and "kwargs" not in inspect.signature(asyncio.BaseEventLoop.create_task).parameters:
     _UVLOOP["test_base.TestBaseUV.test_loop_create_task_eager_start"] = "asyncio's create_task takes it from 3.13.3 on"
 if sys.version_info >= (3, 13):
     _UVLOOP["test_udp.Test_UV_UDP.test_create_datagram_endpoint_wrong_sock"] = "asyncio's message: 'A datagram socket'"
