@@ -60,8 +60,12 @@ _APPS: typing.Final = {
     "tests.test_config::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": "named after the class of the loop",
 }
 
+_CPYTHON: typing.Final = {
+    "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket": "asks for the private _read_ready_cb",
+}
+
 KNOWN: dict[str, dict[str, str]] = {
-    "uringloop": {**_UVLOOP, **_APPS},
+    "uringloop": {**_UVLOOP, **_APPS, **_CPYTHON},
 }
 if sys.version_info < (3, 14):
     KNOWN["uringloop"]["test_subprocess.GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher"] = (
