@@ -61,7 +61,9 @@ _APPS: typing.Final = {
 }
 
 _CPYTHON: typing.Final = {
-    "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket": "asks for the private _read_ready_cb",
+    "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket": (
+        "asks for the private name _read_ready_cb"
+    ),
 }
 
 KNOWN: dict[str, dict[str, str]] = {
