@@ -99,9 +99,10 @@ def test_loop_can_be_run_by_two_threads_in_turn(new_loop: LoopFactory) -> None:
 
 def test_connection_goes_on_when_another_thread_runs_the_loop(new_loop: LoopFactory) -> None:
     loop = new_loop()
+    accepted = Echo()
 
     async def start() -> tuple[asyncio.Server, asyncio.StreamReader, asyncio.StreamWriter]:
-        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        server = await loop.create_server(lambda: accepted, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*address_of(server))
         return server, reader, writer
 
@@ -112,6 +113,7 @@ def test_connection_goes_on_when_another_thread_runs_the_loop(new_loop: LoopFact
     async def finish(server: asyncio.Server, writer: asyncio.StreamWriter) -> None:
         writer.close()
         await writer.wait_closed()
+        await accepted.lost()
         server.close()
         await server.wait_closed()
 

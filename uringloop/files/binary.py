@@ -105,6 +105,9 @@ class BinaryFile(Descriptor):
 
     async def readline(self, size: int | None = -1, /) -> bytes:
         """A line with its end; b"" at the end of the file."""
+        if size == 0:  # as of io, whose file need not be readable then
+            self._check_open()
+            return b""
         self._check_readable()
         limit = -1 if size is None else size
         if limit < 0 and not self._lock.locked():
