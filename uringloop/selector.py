@@ -294,12 +294,12 @@ class RingSelector(_BaseSelectorImpl):
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
         super().close()
+        for stream in self.streams.values():
+            stream.on_loop_closed()
         for endpoint in self.endpoints.values():
             endpoint.on_loop_closed()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
-        for stream in self.streams.values():
-            stream.on_loop_closed()
         for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations, self.waiting):
             table.clear()
         self._polls.clear()

@@ -33,10 +33,10 @@ struct ul_span {
 
 int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, bool incremental);
 
-/* Unregister and free. With `leak`, requests may still be in flight: the memory is left to the kernel for good. */
 /* The same pool, all of it the kernel's again, on another ring. 0 or -errno. */
 int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring);
 
+/* Unregister and free. With `leak`, requests may still be in flight: the memory is left to the kernel for good. */
 void ul_buffers_close(struct ul_buffers *buffers, struct ul_ring *ring, bool leak);
 
 /* In a forked child: forget the mappings, which the child does not have. */

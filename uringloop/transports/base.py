@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import enum
 import socket
 from asyncio import transports
 from typing import Any
 
 
-class FlowControl(transports._FlowControlMixin, asyncio.Transport):
-    """asyncio's own write limits, with pause_writing and resume_writing called in the transport's context, as on
-    uvloop."""
+class Life(enum.Enum):
+    OPEN = enum.auto()
+    CLOSING = enum.auto()  # close() was called: what is queued is still sent, nothing is received
+    ABORTED = enum.auto()  # nothing is sent or received; connection_lost is on its way
+    LOST = enum.auto()  # connection_lost was called, the socket is closed
+
+
+class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
+    """What streams and datagram endpoints have in common: asyncio's own write limits, with pause_writing and
+    resume_writing called in the transport's context, as on uvloop."""
+
+    # asyncio's base classes have slots, and CPython does not specialize attributes in the dict of an instance that has
+    # both; so all fields are slots, and a turn costs a tenth less. There still is a dict for what users add.
+    __slots__ = ("__dict__", "__weakref__", "_context", "_life", "_protocol")
 
     _context: contextvars.Context
+    _life: Life
+    _protocol: Any
     # asyncio's.
     _extra: dict[str, Any]
     _protocol_paused: bool
     _high_water: int
     _low_water: int
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        protocol: asyncio.BaseProtocol = self._protocol
+        return protocol
+
+    def is_closing(self) -> bool:
+        return self._life is not Life.OPEN
+
+    def abort(self) -> None:
+        self._force_close(None)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        """Give up at once; `exc` is what connection_lost is told."""
+        raise NotImplementedError
 
     def _maybe_pause_protocol(self) -> None:
         # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
 import os
 import socket
 import warnings
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringloop import addresses, compat
 from uringloop.reactor import NAME_BITS, NAME_BYTES, NAME_MASK
-from uringloop.transports.base import FlowControl, add_addresses, copied
+from uringloop.transports.base import Life, NativeTransport, add_addresses, copied
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -33,20 +32,33 @@ if TYPE_CHECKING:
 Address = Any  # what recvfrom gives: a tuple, a path, or None
 
 
-class Life(enum.Enum):
-    OPEN = enum.auto()
-    CLOSING = enum.auto()  # close() was called: what is queued is still sent, nothing is received
-    ABORTED = enum.auto()  # nothing is sent or received; connection_lost is on its way
-    LOST = enum.auto()  # connection_lost was called, the socket is closed
-
-
 def is_native(sock: socket.socket) -> bool:
     """True for the sockets that this transport is for: the addresses of others only the socket module knows."""
     return sock.type == socket.SOCK_DGRAM and sock.family in addresses.FAMILIES
 
 
-class DatagramTransport(FlowControl, asyncio.DatagramTransport):
+class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
     """asyncio.DatagramTransport over an endpoint of the core."""
+
+    __slots__ = (
+        "_address",
+        "_elsewhere",
+        "_endpoint_write",
+        "_endpoints",
+        "_lost_because",
+        "_only_name",
+        "_pack",
+        "_parked",
+        "_paused",
+        "_pool",
+        "_reactor",
+        "_receive_stopped",
+        "_selector",
+        "_sends_refused",
+        "_sock",
+        "_sock_fd",
+        "_token",
+    )
 
     def __init__(
         self,
@@ -109,13 +121,6 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol: Any = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        protocol: asyncio.BaseProtocol = self._protocol
-        return protocol
-
-    def is_closing(self) -> bool:
-        return self._life is not Life.OPEN
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
@@ -304,9 +309,6 @@ class DatagramTransport(FlowControl, asyncio.DatagramTransport):
         self._life = Life.CLOSING
         self._stop_receiving()
         self._reactor.endpoint_close(self._token)
-
-    def abort(self) -> None:
-        self._force_close(None)
 
     def _stop_receiving(self) -> None:
         self._parked.clear()

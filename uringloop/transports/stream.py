@@ -28,7 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 from uringloop import compat
 from uringloop.reactor import pin
-from uringloop.transports.base import FlowControl, ProtocolError, add_addresses, copied, fill_buffer, is_buffered
+from uringloop.transports.base import (
+    Life,
+    NativeTransport,
+    ProtocolError,
+    add_addresses,
+    copied,
+    fill_buffer,
+    is_buffered,
+)
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -38,13 +46,6 @@ if TYPE_CHECKING:
 PIN_BYTES = 32 * 1024
 
 
-class Life(enum.Enum):
-    OPEN = enum.auto()
-    CLOSING = enum.auto()  # close() was called: what is queued is still sent, nothing is received
-    ABORTED = enum.auto()  # nothing is sent or received; connection_lost is on its way
-    LOST = enum.auto()  # connection_lost was called, the socket is closed
-
-
 class Reading(enum.Enum):
     WAITING = enum.auto()  # connection_made has not been called yet
     FLOWING = enum.auto()
@@ -52,22 +53,17 @@ class Reading(enum.Enum):
     ENDED = enum.auto()  # eof_received was called
 
 
-class StreamTransport(FlowControl):
+class StreamTransport(NativeTransport):
     """asyncio.Transport over a stream of the core."""
 
-    # asyncio's base classes have slots, and CPython does not specialize attributes in the dict of an instance that has
-    # both; so the fields are slots too, and cost a tenth of a turn less. There still is a dict for what users add.
     __slots__ = (
-        "_context",
         "_draining",
         "_empty_waiter",
         "_eof_parked",
         "_eof_written",
-        "_life",
         "_lost_because",
         "_parked",
         "_pinned",
-        "_protocol",
         "_reactor",
         "_reading",
         "_receive_stopped",
@@ -164,12 +160,6 @@ class StreamTransport(FlowControl):
     @property
     def pinned(self) -> object:
         return self._pinned
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def is_closing(self) -> bool:
-        return self._life is not Life.OPEN
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
@@ -303,7 +293,7 @@ class StreamTransport(FlowControl):
             logger.debug("%r received EOF", self)
         self._reading = Reading.ENDED
         try:
-            keep_open = self._context.run(self._protocol.eof_received)  # type: ignore[attr-defined]
+            keep_open = self._context.run(self._protocol.eof_received)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -426,9 +416,6 @@ class StreamTransport(FlowControl):
         self._stop_receiving()
         self._reactor.stream_close(self._token)
 
-    def abort(self) -> None:
-        self._force_close(None)
-
     def _stop_receiving(self) -> None:
         self._selector.sinks[self._token] = self._drop
         self._parked.clear()
@@ -466,7 +453,7 @@ class StreamTransport(FlowControl):
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         try:
-            self._context.run(self._protocol.connection_lost, exc)  # type: ignore[arg-type]
+            self._context.run(self._protocol.connection_lost, exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
@@ -490,7 +477,7 @@ class StreamTransport(FlowControl):
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
-        self._protocol = None  # type: ignore[assignment]
+        self._protocol = None
         del self._sink
         server, self._server = self._server, None
         if server is not None:
