@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -166,6 +167,54 @@ static void what_ends_in_another_thread_leaves_nothing(void) {
     driver_close(driver);
 }
 
+/* --- while the reactor moves ------------------------------------------------------------------------------------------------------- */
+
+struct opening {
+    struct driver *driver;
+    int fds[2];
+    int32_t token;
+};
+
+static void open_an_endpoint(void *with) {
+    struct opening *opening = with;
+    opening->token = ul_endpoint_open(opening->driver->endpoints, opening->fds[0], 0);
+    CHECK_INT(opening->token, >=, 0);
+    CHECK_INT(ul_endpoint_read(opening->driver->endpoints, opening->token, true), ==, 0);
+    CHECK_INT(send(opening->fds[1], "ping", 4, 0), ==, 4);
+    UNTIL(opening->driver, opening->driver->note_count == 1);
+}
+
+/* The first of all, which makes the pool: the ring is still another thread's then. */
+static void an_endpoint_may_be_opened(void) {
+    struct opening opening = {.driver = driver_open(&setting->options)};
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, opening.fds));
+    driver_fence(opening.driver);
+    in_another_thread(opening.driver, open_an_endpoint, &opening);
+    const struct note *note = &opening.driver->notes[0];
+    CHECK_INT(note->kind, ==, UL_EVENT_DATAGRAM);
+    CHECK_INT(note->data.length, ==, 4);
+    ul_endpoint_close(opening.driver->endpoints, opening.token);
+    UNTIL(opening.driver, opening.driver->note_count == 2);
+    driver_close(opening.driver);
+    close(opening.fds[0]);
+    close(opening.fds[1]);
+}
+
+static void nothing(void *with) { (void)with; }
+
+/* Another thread began and ended before the move was over: it goes on in this one. */
+static void a_move_that_is_not_over_goes_on(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    struct talk talk = {.driver = driver, .connections = &connection, .count = 1};
+    ul_stream_read(driver->streams, connection.token, true);
+    everyone_talks(&talk);
+    in_another_thread(driver, nothing, NULL);
+    everyone_talks(&talk);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -177,6 +226,8 @@ int main(int count, char **arguments) {
         RUN(operations_go_on_and_end_when_cancelled);
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);
+        RUN(an_endpoint_may_be_opened);
+        RUN(a_move_that_is_not_over_goes_on);
     }
     return check_end();
 }

@@ -276,6 +276,45 @@ static void a_child_that_knows_nothing_does_not_keep_the_port(void) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS);
 }
 
+/* --- after an end that left events -------------------------------------------------------------------------------------------------- */
+
+static int open_fds(void) {
+    int count = 0;
+    for (int fd = 0; fd < 1000; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* More completions than the CQ has room for, and so taken by the end itself; connections are among them. */
+static void what_an_end_left_untold_is_closed(void) {
+    enum { CLIENTS = 40 };
+    static struct ul_options options;
+    options = setting->options;
+    options.sq_entries = 4;
+    options.cq_entries = 8;
+    struct ul_reactor *reactor = reactor_open(&options);
+    CHECK_INT(ul_reactor_begin(reactor), ==, 0);
+    int before = open_fds();
+    int listener = listen_on_loopback(CLIENTS);
+    CHECK_INT(ul_listener_open(ul_reactor_listeners(reactor), listener), >=, 0);
+    CHECK_INT(ul_reactor_flush(reactor), ==, 0);
+    int clients[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++)
+        clients[i] = connect_to(listener);
+    for (int i = 0; i < 3 * (int)options.cq_entries; i++)
+        ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
+    ul_reactor_end(reactor);
+    struct ul_report report;
+    ul_reactor_report(reactor, &report);
+    CHECK_INT(report.stats.accepts, >, 0);
+    int rings_own = 2; /* its fd, and the one that it is woken by */
+    close_promptly(reactor);
+    close(listener);
+    for (int i = 0; i < CLIENTS; i++)
+        close(clients[i]);
+    CHECK_INT(open_fds(), ==, before - rings_own);
+}
+
 /* --- in another thread ------------------------------------------------------------------------------------------------------------- */
 
 static void *begin_and_open_everything(void *argument) {
@@ -338,6 +377,7 @@ int main(int count, char **arguments) {
         RUN(a_reactor_that_cannot_be_made_leaves_nothing);
         RUN(a_forked_child_abandons_and_the_parent_goes_on);
         RUN(a_child_that_knows_nothing_does_not_keep_the_port);
+        RUN(what_an_end_left_untold_is_closed);
         RUN(a_close_from_another_thread_leaks_and_counts);
     }
     return check_end();

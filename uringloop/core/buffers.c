@@ -78,7 +78,7 @@ int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t g
         ul_buffers_free(buffers);
         return -ENOMEM;
     }
-    int error = ul_buffers_register(buffers, ring);
+    int error = ring ? ul_buffers_register(buffers, ring) : 0;
     if (error) {
         ul_buffers_free(buffers);
         return error;

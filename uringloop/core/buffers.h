@@ -31,6 +31,7 @@ struct ul_span {
     uint32_t length;
 };
 
+/* A pool, registered with the ring, or with none yet if that is NULL. 0 or -errno, and then there is no pool. */
 int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, bool incremental);
 
 /* The same pool, all of it the kernel's again, on another ring. 0 or -errno. */

@@ -86,6 +86,7 @@ struct ul_engine {
     int32_t *events;
     uint32_t event_count;
     bool moving;       /* the ring is another thread's, and what it had completed is still being taken */
+    bool closing;      /* nothing is made again */
     bool inline_sends; /* this kernel tells short sends apart, see stream_send.c */
 };
 

@@ -20,6 +20,7 @@ struct ul_files {
 
 /* Register a table of `capacity` empty slots. 0 or -errno, and then there is no table. */
 int ul_files_open(struct ul_files *files, struct ul_ring *ring, int capacity);
+
 /* The same table, empty, on another ring. 0 or -errno. */
 int ul_files_register(const struct ul_files *files, struct ul_ring *ring);
 

@@ -54,7 +54,7 @@ void ul_operation_complete(struct ul_operations *operations, int32_t token, cons
         return;
     }
     /* Cancelled, though nobody asked: the thread that ran the ring has ended. */
-    bool orphaned = cqe->res == -ECANCELED && !operation->cancelling && operations->engine->moving;
+    bool orphaned = cqe->res == -ECANCELED && !operation->cancelling && !operations->engine->closing;
     if (orphaned && ul_operation_start_again(operations, operation) == 0)
         return;
     ul_emit(operations->engine, UL_EVENT_DONE, token, cqe->res, (int32_t)cqe->flags);

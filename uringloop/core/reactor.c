@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
 #define UL_DRAIN_MS 1000
@@ -100,9 +101,8 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
         reactor->state = UL_REACTOR_ENABLED;
         ul_reactor_arm_wake(reactor);
     }
-    /* Sixteen a thread at the most: without it everything works the same. But the kernel refuses it on another thread's ring, also where it
-     * does not refuse an enter that submits nothing. */
-    bool foreign = ul_ring_register_self(ring) == -EEXIST;
+    /* Sixteen a thread at the most: without it everything works the same. But the kernel refuses it on another thread's ring. */
+    bool foreign = reactor->move_failed || ul_ring_register_self(ring) == -EEXIST;
     if (!reactor->options.register_ring)
         ul_ring_unregister_self(ring);
     int error = foreign ? 0 : ul_reactor_real_error(ul_ring_enter(ring, 0, 0));
@@ -243,6 +243,7 @@ static int ul_reactor_move(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     struct ul_ring next;
     int error = ul_reactor_open_next_ring(reactor, &next);
+    reactor->move_failed = error != 0;
     if (error)
         return error;
     next.enters = engine->ring.enters;
@@ -371,6 +372,7 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     if (ul_reactor_is_anothers(reactor))
         return false; /* only the thread that owns it can empty it */
     reactor->state = UL_REACTOR_CLOSING;
+    engine->closing = true;
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
     for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
@@ -389,8 +391,18 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     return false;
 }
 
+/* Events that the last end left, and that nobody will hear any more. */
+static void ul_reactor_drop_untold(struct ul_reactor *reactor) {
+    const int32_t *event = reactor->engine.events;
+    for (uint32_t i = 0; reactor->untold && i < reactor->engine.event_count; i++, event += UL_EVENT_INTS)
+        if (event[0] == UL_EVENT_ACCEPTED && event[2] >= 0)
+            close(event[2]);
+    reactor->untold = false;
+}
+
 uint64_t ul_reactor_close(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
+    ul_reactor_drop_untold(reactor);
     bool drained = reactor->state == UL_REACTOR_ABANDONED || ul_reactor_drain(reactor);
     if (drained) {
         ul_reactor_free(reactor, false);

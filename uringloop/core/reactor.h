@@ -51,6 +51,7 @@ struct ul_reactor {
     uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
     bool woken;          /* in this tick */
     bool begun;          /* between begin and end */
+    bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
     bool untold;         /* the last end left events for the next tick */
 };
 

@@ -20,12 +20,12 @@ static int ul_sys_register(int fd, uint32_t operation, void *argument, uint32_t 
     return (int)ul_errno(syscall(UL_NR_io_uring_register, fd, operation, argument, count));
 }
 
-/* From the best to the least; a kernel that does not know a flag says EINVAL. The floor is what 5.19 has, and is there so that the
+/* From the best to the least; a kernel that does not know a flag says EINVAL. A ring without DEFER_TASKRUN is not for one thread only: its
+ * requests go on whenever the thread that made them enters the kernel, so another could not take them over. The floor is what 5.19 has, and is there so that the
  * core can be tested without DEFER_TASKRUN; the loop asks for 6.1. */
 static const uint32_t setup_ladder[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_SQARRAY,
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
 };
 
