@@ -13,6 +13,7 @@ from typing import BinaryIO
 import pytest
 from support import fence, loop_kind, open_files, soon
 
+import uringloop
 from uringloop import splice
 
 CONTENT = os.urandom(5 << 20)
@@ -128,3 +129,23 @@ async def test_under_tls(
         assert await soon(task) == count
         if loop_kind() == "uringloop":
             assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.only_on("uringloop")
+async def test_socket_that_takes_it_all_does_not_keep_the_loop_to_itself(file: BinaryIO) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, uringloop.Loop)
+    counting = asyncio.create_task(count())
+    with open(os.devnull, "wb") as sink:  # noqa: ASYNC230
+        sent = await soon(splice.send_file(loop._operations, sink.fileno(), file.fileno(), 0, None))
+    counting.cancel()
+    assert sent == len(CONTENT)
+    assert turns >= len(CONTENT) // splice.CHUNK

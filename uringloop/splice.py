@@ -61,6 +61,7 @@ async def send_file(operations: Operations, sock_fd: int, fd: int, offset: int, 
             if is_cached(fd, offset + sent, size):
                 done = await _send_cached(operations, sock_fd, fd, offset + sent, size)
                 account(done)
+                await asyncio.sleep(0)  # a socket that always has room must not keep the loop to itself
             else:
                 pipe = pipe or Pipe()
                 done = await pipe.send(operations, sock_fd, fd, offset + sent, size, account)
