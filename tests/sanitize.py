@@ -26,7 +26,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BUILT = shutil.ignore_patterns(".*", "*.so", "_core.c", "__pycache__", "build", "dist")
 
-SUBJECTS = ["stream_*", "buffered_protocol", "flow_control", "integrity", "server"]
+SUBJECTS = [
+    *("stream_*", "buffered_protocol", "flow_control", "integrity", "server"),
+    *("datagram*", "operations", "sock", "files", "fs", "sendfile"),
+]
 TEST_SECONDS = 300  # as much longer than usual as sanitizers can make it
 
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"

@@ -150,7 +150,8 @@ def test_what_a_lost_ring_may_still_touch_is_never_freed() -> None:
             pinned = reactor.pin(globals().pop("memory"), writable=True)
             at = reactor.address_of(pinned)
             loop._operations.start(reactor.OP_READ, read_end, address=at, length=100, offset=2**64 - 1, keep=pinned)
-            await asyncio.sleep(0.01)
+            while loop.stats().operations_in_flight < 3:  # a receive, the read, and a send that waits for room
+                await asyncio.sleep(0)
             assert transport.get_write_buffer_size() > QUEUED // 2
             return weakref.ref(transport)
 
