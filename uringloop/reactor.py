@@ -27,7 +27,6 @@ EVENT_EOF: Final[int] = _lib.UL_EVENT_EOF
 EVENT_LOST: Final[int] = _lib.UL_EVENT_LOST
 EVENT_DRAINED: Final[int] = _lib.UL_EVENT_DRAINED
 EVENT_DONE: Final[int] = _lib.UL_EVENT_DONE
-EVENT_READABLE: Final[int] = _lib.UL_EVENT_READABLE
 EVENT_DATAGRAM: Final[int] = _lib.UL_EVENT_DATAGRAM
 EVENT_ENDPOINT_ERROR: Final[int] = _lib.UL_EVENT_ENDPOINT_ERROR
 EVENT_ENDPOINT_DRAINED: Final[int] = _lib.UL_EVENT_ENDPOINT_DRAINED
@@ -70,9 +69,10 @@ SQE_ASYNC: Final[int] = _lib.IOSQE_ASYNC
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
 
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
+BULK_BYTES_MAX: Final[int] = _lib.UL_BULK_BYTES_MAX
 BUFFERS_MAX: Final = 32768  # the kernel's limit for a buffer ring
 BUFFER_SIZE_MIN: Final = 64
-POOL_BYTES_MAX: Final = 2**31 - 1  # events carry offsets into the pool as int32
+POOL_BYTES_MAX: Final = 2**31 - 1 - BULK_BYTES_MAX  # events carry offsets into the pool as int32
 DATAGRAM_BUFFERS_MAX: Final = 4096  # 1 GiB: as many as a pool can have
 COMPLETIONS_PER_ENTRY: Final = 8  # CQ entries for each SQ entry: multishot requests complete many times
 COMPLETIONS_MAX: Final = 2 * ENTRIES_MAX  # the kernel's IORING_MAX_CQ_ENTRIES
@@ -174,7 +174,8 @@ class Reactor:
         endpoints = _lib.ul_reactor_endpoints(pointer)
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
-        self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), self.options.buffers * self.options.buffer_size)
+        pool_bytes = self.options.buffers * self.options.buffer_size + BULK_BYTES_MAX
+        self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), pool_bytes)
         # The two calls of the hot path are the C functions themselves, with their first argument beside them: a partial
         # would build an argument tuple twice.
         # pointer, nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
@@ -186,17 +187,15 @@ class Reactor:
         self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
         # The first event of the last tick.
         self.first_event: Callable[[], Event] = partial(_unpack_event, self._event_bytes[:_EVENT_BYTES])
-        # token, what `pin` gave, length -> bytes queued, or -errno; 0: it was all sent, and is not pinned
+        # token, bytes, length -> bytes that the socket took at once
+        self.stream_send_now: Callable[[int, bytes, int], int] = partial(_lib.ul_stream_send_now, streams)
+        # token, what `pin` gave, length -> bytes queued, or -errno
         self.stream_write_pinned: Callable[[int, Any, int], int] = partial(_lib.ul_stream_write_pinned, streams)
         # From any thread, also while another closes this reactor.
         waker = _ffi.gc(_lib.ul_reactor_waker(pointer), _lib.ul_wake_release)
         self.wake: Callable[[], None] = partial(_lib.ul_wake, waker)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
-        # What `stream_receive` fills.
-        self.bulk_buffer: Pool = _ffi.buffer(_lib.ul_reactor_bulk_buffer(pointer), _lib.UL_BULK_BUFFER_BYTES)
-        # token -> bytes received, 0 at the end of the stream, or -errno
-        self.stream_receive: Callable[[int], int] = partial(_lib.ul_stream_receive, streams)
         # token, wanted
         self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
         # token, bytes
@@ -268,7 +267,7 @@ class Reactor:
         self.tick = self.stream_write = self.endpoint_write = _refuse
         self.stream_queued = self.endpoint_queued = self.operation_cancel = _nothing
         self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
-        self.pool = self.bulk_buffer = b""
+        self.pool = b""
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's ring without touching it."""

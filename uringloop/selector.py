@@ -31,7 +31,6 @@ from uringloop.reactor import (
     EVENT_ENDPOINT_LOST,
     EVENT_EOF,
     EVENT_LOST,
-    EVENT_READABLE,
     Event,
     leave_to_kernel,
     raise_tick_error,
@@ -57,7 +56,6 @@ class StreamOwner(Protocol):
         """What the kernel may still read."""
 
     def on_loop_closed(self) -> None: ...
-    def on_readable(self) -> None: ...
     def on_eof(self) -> None: ...
     def on_lost(self, error: int) -> None: ...
     def on_drained(self, left: int, released: int) -> None: ...
@@ -242,8 +240,6 @@ class RingSelector(_BaseSelectorImpl):
             self.endpoints[token].on_datagram(a, b, True)  # the loop does it itself when it knows better
         elif kind == EVENT_DONE:
             self._on_done(token, a)
-        elif kind == EVENT_READABLE:
-            self.streams[token].on_readable()
         elif kind == EVENT_DRAINED:
             self.streams[token].on_drained(a, b)
         elif kind == EVENT_ACCEPTED:

@@ -116,30 +116,12 @@ static void hear_end(struct heard *heard) {
     heard->eof = true;
 }
 
-int driver_receive(struct driver *driver, int32_t token) {
-    struct heard *heard = driver_heard(driver, token);
-    CHECK(!heard->eof);
-    heard->readable = false;
-    int received = ul_stream_receive(driver->streams, token);
-    CHECK_INT(received, <=, (int)UL_BULK_BUFFER_BYTES);
-    if (received > 0)
-        bytes_append(&heard->got, ul_reactor_bulk_buffer(driver->reactor), (size_t)received);
-    else if (received == 0)
-        hear_end(heard);
-    return received;
-}
-
 static void hear_of_stream(struct driver *driver, const int32_t *event) {
     struct heard *heard = driver_heard(driver, event[1]);
     CHECK(!heard->lost);
     switch (event[0]) {
     case UL_EVENT_DATA:
         hear_data(driver, heard, event[2], event[3]);
-        break;
-    case UL_EVENT_READABLE:
-        heard->readable = true;
-        if (!driver->leaves_readable)
-            driver_receive(driver, heard->token);
         break;
     case UL_EVENT_EOF:
         hear_end(heard);

@@ -14,7 +14,6 @@
 struct heard {
     int32_t token;
     struct bytes got;
-    bool readable;     /* READABLE, and the driver has not received */
     bool eof, lost;
     int error;         /* of LOST */
     uint32_t drained;  /* how often */
@@ -54,7 +53,6 @@ struct driver {
     size_t accepted_count;
     struct done *done;
     size_t done_count;
-    bool leaves_readable; /* READABLE is for the test to act on */
 };
 
 /* The reactors that a test should hold on: the usual one, and those on which what is rare elsewhere is the rule. */
@@ -86,9 +84,6 @@ size_t driver_done_times(const struct driver *driver, int32_t operation);
 
 /* Tick until the condition holds. */
 #define UNTIL(driver, condition) CHECK_UNTIL(condition, driver_tick(driver, MILLISECOND))
-
-/* What an owner does when it hears READABLE. What ul_stream_receive said. */
-int driver_receive(struct driver *driver, int32_t token);
 
 /* Ticks until all that the kernel has ready has been heard: for what must not happen. */
 void driver_fence(struct driver *driver);

@@ -71,7 +71,7 @@ static void turn(void) {
 static void check_events(void) {
     for (uint32_t i = 0; i < engine->event_count; i++) {
         const int32_t *event = engine->events + i * UL_EVENT_INTS;
-        CHECK(event[0] >= UL_EVENT_DATA && event[0] <= UL_EVENT_READABLE);
+        CHECK(event[0] >= UL_EVENT_DATA && event[0] <= UL_EVENT_DONE);
         CHECK_INT(event[1], >=, 0);
         if (event[0] == UL_EVENT_DATA) {
             CHECK(event[2] >= 0 && event[2] < event[3]);
@@ -111,7 +111,7 @@ static void call_the_stream(int32_t token) {
         CHECK_INT(ul_stream_queued(streams, token), >=, 0);
         break;
     case 9:
-        ul_stream_receive(streams, token);
+        ul_streams_receive_bulk(streams);
         break;
     case 10:
         if (check_one_in(20))

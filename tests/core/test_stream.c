@@ -234,7 +234,7 @@ static void a_large_write_that_fits_is_not_pinned(void) {
     struct driver *driver = open_driver();
     struct connection connection = connection_open(driver, family);
     pattern_fill(large, sizeof large, 1, 0);
-    CHECK_INT(ul_stream_write_pinned(driver->streams, connection.token, large, sizeof large), ==, 0);
+    CHECK_INT(ul_stream_send_now(driver->streams, connection.token, large, sizeof large), ==, sizeof large);
     memset(large, 'X', sizeof large);
     CHECK_INT(driver_report(driver).stats.sends_direct, ==, 1);
     UNTIL(driver, peer_has(&connection.peer, sizeof large));

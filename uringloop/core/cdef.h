@@ -7,7 +7,6 @@ enum ul_event_kind {
     UL_EVENT_LOST,
     UL_EVENT_DRAINED,
     UL_EVENT_DONE,
-    UL_EVENT_READABLE,
     UL_EVENT_DATAGRAM,
     UL_EVENT_ENDPOINT_ERROR,
     UL_EVENT_ENDPOINT_DRAINED,
@@ -15,7 +14,7 @@ enum ul_event_kind {
     ...
 };
 #define UL_EVENTS_MAX ...
-#define UL_BULK_BUFFER_BYTES ...
+#define UL_BULK_BYTES_MAX ...
 #define UL_DATAGRAM_BUFFER_BYTES ...
 #define UL_NAME_BYTES ...
 #define UL_NAME_BITS ...
@@ -105,14 +104,13 @@ struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
-char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
 char *ul_reactor_datagram_pool(const struct ul_reactor *reactor);
 
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
-int ul_stream_receive(struct ul_streams *streams, int32_t token);
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length);
+int64_t ul_stream_send_now(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
 int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t bytes);
 int ul_stream_write_eof(struct ul_streams *streams, int32_t token);

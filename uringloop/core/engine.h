@@ -17,11 +17,10 @@ enum ul_event_kind {
     UL_EVENT_LOST = 3,     /* stream; errno or 0, 0: all its requests are done, its slot is empty, its token is void */
     UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */
     UL_EVENT_DONE = 5,     /* operation; result or -errno, cqe flags: its token is void */
-    UL_EVENT_READABLE = 6, /* stream; 0, 0: a bulk stream has bytes to take with ul_stream_receive */
-    UL_EVENT_DATAGRAM = 7, /* endpoint; where its bytes start in the datagram pool, with the address UL_NAME_BYTES before them; both lengths */
-    UL_EVENT_ENDPOINT_ERROR = 8,   /* endpoint; errno, 0: of one datagram, the endpoint goes on */
-    UL_EVENT_ENDPOINT_DRAINED = 9, /* endpoint; 0, 0: no more is queued than was asked for */
-    UL_EVENT_ENDPOINT_LOST = 10,   /* endpoint; 0, 0: all its requests are done, its token is void */
+    UL_EVENT_DATAGRAM = 6, /* endpoint; where its bytes start in the datagram pool, with the address UL_NAME_BYTES before them; both lengths */
+    UL_EVENT_ENDPOINT_ERROR = 7,   /* endpoint; errno, 0: of one datagram, the endpoint goes on */
+    UL_EVENT_ENDPOINT_DRAINED = 8, /* endpoint; 0, 0: no more is queued than was asked for */
+    UL_EVENT_ENDPOINT_LOST = 9,    /* endpoint; 0, 0: all its requests are done, its token is void */
 };
 #define UL_EVENT_INTS 4
 #define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
@@ -82,7 +81,6 @@ struct ul_engine {
     struct ul_buffers buffers;
     struct ul_stats stats;
     uint64_t in_flight; /* waiting requests, submitted or about to be, less their last completions */
-    char *bulk_buffer; /* UL_BULK_BUFFER_BYTES, shared by all bulk streams; its bytes are Python's before the next receive */
     int32_t *events;
     uint32_t event_count;
     bool moving;       /* the ring is another thread's, and what it had completed is still being taken */

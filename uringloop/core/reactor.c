@@ -23,13 +23,12 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     if (!reactor->wake)
         return error;
     engine->events = malloc(UL_EVENTS_MAX * UL_EVENT_INTS * sizeof *engine->events);
-    engine->bulk_buffer = malloc(UL_BULK_BUFFER_BYTES);
-    if (!engine->events || !engine->bulk_buffer)
+    if (!engine->events)
         return -ENOMEM;
     error = ul_files_open(&engine->files, &engine->ring, options->files);
     if (error)
         return error;
-    return ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, options->incremental);
+    return ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, UL_BULK_BYTES_MAX, options->incremental);
 }
 
 static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
@@ -50,7 +49,6 @@ static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     ul_endpoints_destroy(&reactor->endpoints);
     ul_operations_destroy(&reactor->operations);
     free(engine->events);
-    free(engine->bulk_buffer);
     free(reactor);
 }
 
@@ -291,7 +289,8 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     ul_streams_flush(&reactor->streams);
     ul_endpoints_flush(&reactor->endpoints);
     int error = 0;
-    if (timeout_ns && !ul_reactor_is_urgent(reactor) && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
+    bool sleeps = timeout_ns && !ul_reactor_is_urgent(reactor) && !reactor->streams.readable.count;
+    if (sleeps && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
         error = ul_reactor_enter(reactor, 1, timeout_ns);
     else if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
         error = ul_reactor_enter(reactor, 0, 0);
@@ -299,6 +298,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
         ul_reactor_reap(reactor);
     if (!error)
         error = ul_reactor_catch_up(reactor);
+    ul_streams_receive_bulk(&reactor->streams);
     if (error && !ul_reactor_has_something_to_tell(reactor))
         return error;
     return (int)engine->event_count;
@@ -408,7 +408,7 @@ uint64_t ul_reactor_close(struct ul_reactor *reactor) {
         ul_reactor_free(reactor, false);
         return 0;
     }
-    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + UL_BULK_BUFFER_BYTES + ul_streams_queued(&reactor->streams) +
+    uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + ul_streams_queued(&reactor->streams) +
                       ul_buffers_bytes(&reactor->endpoints.buffers) + ul_endpoints_queued(&reactor->endpoints);
     ul_reactor_free(reactor, true);
     return leaked;
@@ -451,5 +451,4 @@ struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor) { return &
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor) { return &reactor->operations; }
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor) { return reactor->engine.events; }
 char *ul_reactor_pool(const struct ul_reactor *reactor) { return reactor->engine.buffers.pool; }
-char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor) { return reactor->engine.bulk_buffer; }
 char *ul_reactor_datagram_pool(const struct ul_reactor *reactor) { return reactor->endpoints.buffers.pool; }

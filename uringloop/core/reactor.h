@@ -93,7 +93,6 @@ struct ul_endpoints *ul_reactor_endpoints(struct ul_reactor *reactor);
 struct ul_operations *ul_reactor_operations(struct ul_reactor *reactor);
 const int32_t *ul_reactor_events(const struct ul_reactor *reactor);
 char *ul_reactor_pool(const struct ul_reactor *reactor);
-char *ul_reactor_bulk_buffer(const struct ul_reactor *reactor);
 char *ul_reactor_datagram_pool(const struct ul_reactor *reactor); /* NULL before the first endpoint */
 
 #endif

@@ -25,6 +25,7 @@ void ul_streams_destroy(struct ul_streams *streams) {
     ul_blocks_destroy(&streams->blocks);
     ul_token_list_destroy(&streams->to_flush);
     ul_token_list_destroy(&streams->to_confirm);
+    ul_token_list_destroy(&streams->readable);
     ul_token_list_destroy(&streams->starved);
     ul_token_list_destroy(&streams->lost);
 }
@@ -67,7 +68,7 @@ bool ul_stream_forgives(struct ul_stream *stream, int32_t result) {
 static int ul_streams_reserve_lists(struct ul_streams *streams) {
     uint32_t live = streams->table.live;
     bool reserved = ul_token_list_reserve(&streams->to_flush, live) == 0 && ul_token_list_reserve(&streams->to_confirm, live) == 0 &&
-                    ul_token_list_reserve(&streams->lost, live) == 0;
+                    ul_token_list_reserve(&streams->readable, live) == 0 && ul_token_list_reserve(&streams->lost, live) == 0;
     return reserved ? 0 : -ENOMEM;
 }
 

@@ -6,7 +6,7 @@
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
  *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
- *           in bulk mode ARMED -> READABLE (its owner is to receive) -> ARMED
+ *           in bulk mode ARMED -> READABLE (has bytes that no tick had room for yet) -> ARMED
  *   send    IDLE -> OFFERED (the socket takes it while it is submitted, or says how much it took) -> IDLE;
  *           IDLE -> WAITING (for room in the socket) -> IDLE
  *   slot    NONE -> HELD -> CLEARING -> NONE;  emptied in one batch with the last send
@@ -33,12 +33,14 @@ struct ul_stream {
     int receive_error;  /* errno that ended a receive while none was wanted, or 0 */
     uint32_t in_flight; /* waiting requests */
     int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
+    uint32_t usual;     /* bytes of a receive: a moving average */
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
-    uint8_t streak; /* receives in a row that speak for the other read mode */
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
+    bool in_readable;          /* in that list */
+    uint8_t turns;             /* bulk receives in a row that took all the room there was */
     bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
@@ -53,6 +55,7 @@ struct ul_streams {
     /* By token; tokens gone stale are skipped. A stream stands once at the most in each but `starved`. */
     struct ul_token_list to_flush;   /* has something to send at the end of the turn */
     struct ul_token_list to_confirm; /* has inline requests submitted or about to be */
+    struct ul_token_list readable;   /* bulk streams that have bytes */
     struct ul_token_list starved;    /* waits for a buffer */
     struct ul_token_list lost;       /* over, but not reported yet */
     bool urgent; /* the next enter must not sleep: what it confirms has something to tell, or streams starve while there are buffers */
@@ -67,15 +70,15 @@ int32_t ul_stream_open(struct ul_streams *streams, int fd);
 /* Start, resume or stop receiving. Bytes already received may still come after a stop. */
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 
-/* After READABLE: take what is there into the reactor's bulk buffer. How many bytes (they are the caller's until the next receive), 0 at the end
- * of the stream, -EAGAIN if nothing is there, or another -errno, and then LOST follows. */
-int ul_stream_receive(struct ul_streams *streams, int32_t token);
-
-/* Queue a copy of the bytes; all that a tick queues goes out in one send at its end. The bytes now queued, or -errno. Makes no system call. */
+/* Queue a copy of the bytes; all that a tick queues goes out in one send at its end. But if nothing is queued, much is offered to the socket at
+ * once. The bytes now queued, or -errno. */
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 
-/* Send or queue the bytes themselves, which must stay until released. 0: a large write that the socket took at once, and nothing is pinned. */
+/* Queue the bytes themselves, which must stay until released. */
 int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length);
+
+/* Offer the bytes to the socket now, if nothing is queued before them. How many it took: the caller queues the rest, and must. */
+int64_t ul_stream_send_now(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token);
 
@@ -93,12 +96,13 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 
-/* What bulk streams receive at a time: asyncio's own size. */
-#define UL_BULK_BUFFER_BYTES (256U * 1024U)
+/* What bulk streams receive in a tick, all together: as much as stays in the cache until it is processed. It lies behind the buffer pool. */
+#define UL_BULK_BYTES_MAX (256U * 1024U)
 
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
  * what is over; make every request again, for the ring that had them is gone. */
 void ul_streams_flush(struct ul_streams *streams);
+void ul_streams_receive_bulk(struct ul_streams *streams);
 void ul_streams_feed_starved(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_streams_confirm(struct ul_streams *streams);

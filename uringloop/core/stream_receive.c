@@ -2,9 +2,9 @@
  *
  * Multishot: one recv armed for good, fed from the provided buffers; no system call and no request a message. But what one batch reads is
  * processed only after all of it has been read, and large messages of many streams have left the cache by then.
- * Bulk: the core waits for readiness, and the owner takes the bytes with recv(2) when it comes to this stream, into one buffer that all bulk
- * streams share and that stays in the cache. A system call a message, which is little beside copying it.
- * A stream begins in multishot mode, and changes after several receives in a row that would have been better off in the other.
+ * Bulk: the core waits for readiness, and takes the bytes with recv(2), in each tick no more than stay in the cache until they are processed;
+ * whoever has more waits for the next. A system call a message, which is little beside copying it. Also, what is not read stays in the socket.
+ * A stream begins in multishot mode, and changes when its usual receive would be better off in the other.
  */
 #include <poll.h>
 #include <sys/socket.h>
@@ -13,10 +13,17 @@
 
 /* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
 #define UL_ARMS_PER_INCREMENTAL_BUFFER 8
-/* From this many bytes on a receive speaks for bulk mode: where both cost the same, echoing over 50 connections. */
-#define UL_BULK_BYTES (8U * 1024U)
-/* Receives in a row before the mode changes; a change costs a cancel and two requests. */
-#define UL_STREAK 4
+/* A usual receive of so many bytes asks for bulk mode: where both cost the same, echoing over 50 connections; and the other way, of less than
+ * so many for multishot mode. They differ because a change costs a cancel and two requests. */
+#define UL_BULK_FROM_BYTES (8U * 1024U)
+#define UL_BULK_DOWN_TO_BYTES (4U * 1024U)
+/* What is usual changes by this part of what is new. */
+#define UL_USUAL_SHARE 4
+/* Room for less is left to the next tick: a message cut in two costs a system call more. */
+#define UL_BULK_ROOM_MIN (64U * 1024U)
+/* A stream that takes all the room goes on in the next tick, before the others: its peer, which waits for the rest, is woken once for it and
+ * not for each part. After so many ticks it is another's turn. */
+#define UL_BULK_TURNS 8
 
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest) {
     stream->read_wanted = false;
@@ -30,15 +37,15 @@ void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream
     }
 }
 
-/* Count a receive towards a change of mode; true if it is time for one. */
+/* Choose the mode again after a receive; true if it is another. */
 static bool ul_stream_outgrows_mode(struct ul_stream *stream, uint32_t bytes) {
-    bool bulk = bytes >= UL_BULK_BYTES;
-    stream->streak = bulk == (stream->read_mode == UL_READ_BULK) ? 0 : (uint8_t)(stream->streak + 1);
-    if (stream->streak < UL_STREAK)
-        return false;
-    stream->streak = 0;
-    stream->read_mode = bulk ? UL_READ_BULK : UL_READ_MULTISHOT;
-    return true;
+    stream->usual = stream->usual - stream->usual / UL_USUAL_SHARE + bytes / UL_USUAL_SHARE;
+    enum ul_read_mode before = stream->read_mode;
+    if (stream->usual >= UL_BULK_FROM_BYTES)
+        stream->read_mode = UL_READ_BULK;
+    else if (stream->usual < UL_BULK_DOWN_TO_BYTES)
+        stream->read_mode = UL_READ_MULTISHOT;
+    return stream->read_mode != before;
 }
 
 static void ul_stream_arm_bulk(struct ul_streams *streams, struct ul_stream *stream) {
@@ -139,42 +146,62 @@ void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, con
         ul_stream_on_recv_end(streams, stream, cqe->res);
 }
 
-void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
-    if (stream->life != UL_STREAM_OPEN) {
-        stream->read_state = UL_READ_ENDED;
-    } else if (result >= 0 && !stream->read_wanted) {
-        stream->read_state = UL_READ_IDLE;
-    } else if (result >= 0) {
-        stream->read_state = UL_READ_READABLE;
-        ul_emit(streams->engine, UL_EVENT_READABLE, stream->entry.token, 0, 0);
-    } else {
-        ul_stream_on_recv_end(streams, stream, result);
-    }
+static void ul_stream_list_readable(struct ul_streams *streams, struct ul_stream *stream) {
+    stream->read_state = UL_READ_READABLE;
+    if (stream->in_readable)
+        return;
+    stream->in_readable = true;
+    bool goes_on = stream->turns % UL_BULK_TURNS;
+    /* There is room, see ul_streams_reserve_lists. */
+    (goes_on ? ul_token_list_push_first : ul_token_list_push)(&streams->readable, stream->entry.token);
 }
 
-int ul_stream_receive(struct ul_streams *streams, int32_t token) {
-    struct ul_engine *engine = streams->engine;
-    struct ul_stream *stream = ul_table_get(&streams->table, token);
-    if (!stream || stream->life != UL_STREAM_OPEN || stream->read_state != UL_READ_READABLE)
-        return -EAGAIN;
-    ssize_t received = recv(stream->fd, engine->bulk_buffer, UL_BULK_BUFFER_BYTES, MSG_DONTWAIT);
-    if (received == 0) {
+void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
+    if (stream->life != UL_STREAM_OPEN)
         stream->read_state = UL_READ_ENDED;
+    else if (result < 0)
+        ul_stream_on_recv_end(streams, stream, result);
+    else if (stream->read_wanted)
+        ul_stream_list_readable(streams, stream);
+    else
+        stream->read_state = UL_READ_IDLE;
+}
+
+/* Receive into the bulk area from this offset on; the bytes received. */
+static uint32_t ul_stream_receive_bulk(struct ul_streams *streams, struct ul_stream *stream, uint32_t offset) {
+    struct ul_engine *engine = streams->engine;
+    uint32_t start = engine->buffers.count * engine->buffers.size + offset;
+    ssize_t received = recv(stream->fd, engine->buffers.pool + start, UL_BULK_BYTES_MAX - offset, MSG_DONTWAIT);
+    if (received <= 0) {
+        ul_stream_on_recv_end(streams, stream, received < 0 ? -errno : 0);
         return 0;
-    }
-    if (received < 0) {
-        int error = errno;
-        ul_stream_on_recv_end(streams, stream, -error);
-        return -error;
     }
     engine->stats.receives++;
     engine->stats.receives_bulk++;
     engine->stats.bytes_received += (uint64_t)received;
-    ul_stream_outgrows_mode(stream, (uint32_t)received);
+    ul_emit(engine, UL_EVENT_DATA, stream->entry.token, (int32_t)start, (int32_t)(start + (uint32_t)received));
     stream->read_state = UL_READ_IDLE;
-    if (stream->read_wanted)
+    bool full = offset + (uint32_t)received == UL_BULK_BYTES_MAX;
+    stream->turns = full ? (uint8_t)(stream->turns + 1) : 0;
+    if (!ul_stream_outgrows_mode(stream, (uint32_t)received) && full)
+        ul_stream_list_readable(streams, stream); /* there is most likely more */
+    else
         ul_stream_arm(streams, stream);
-    return (int)received;
+    return (uint32_t)received;
+}
+
+void ul_streams_receive_bulk(struct ul_streams *streams) {
+    uint32_t used = 0;
+    int32_t token;
+    while (UL_BULK_BYTES_MAX - used >= UL_BULK_ROOM_MIN && streams->engine->event_count < UL_EVENTS_MAX &&
+           ul_token_list_pop(&streams->readable, &token)) {
+        struct ul_stream *stream = ul_table_get(&streams->table, token);
+        if (!stream)
+            continue;
+        stream->in_readable = false;
+        if (stream->read_state == UL_READ_READABLE)
+            used += ul_stream_receive_bulk(streams, stream, used);
+    }
 }
 
 void ul_streams_feed_starved(struct ul_streams *streams) {

@@ -11,9 +11,9 @@
 
 #include "stream_parts.h"
 
-/* A write of this many bytes or more to an idle stream is offered to the socket at once: the system call is small beside the copy, the
- * bytes are still in the cache, and what the socket takes need not be pinned. */
-#define UL_DIRECT_SEND_BYTES (32U * 1024U)
+/* A write of this many bytes or more is offered to the socket at once: the system call costs less than the copy, and the bytes are still in
+ * the cache. */
+#define UL_OFFER_BYTES (8U * 1024U)
 /* One send request offers no more than this; the kernel would cut it at 2 GiB anyway. */
 #define UL_SEND_BYTES_MAX (1U << 30)
 
@@ -95,16 +95,6 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token) {
     return ul_stream_finish_eof(stream);
 }
 
-/* Offer a large write to the socket now. The bytes taken, or 0 where only the usual way is open. */
-static size_t ul_stream_send_direct(struct ul_streams *streams, struct ul_stream *stream, const char *data, size_t length) {
-    ssize_t sent = send(stream->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0)
-        return 0; /* a real error comes back from the send request that follows */
-    streams->engine->stats.sends_direct++;
-    streams->engine->stats.bytes_sent += (uint64_t)sent;
-    return (size_t)sent;
-}
-
 /* The bytes are in the queue: see to it that they are sent. */
 static int64_t ul_stream_queue_grew(struct ul_streams *streams, struct ul_stream *stream) {
     if (stream->send_state == UL_SEND_IDLE && !stream->to_flush) {
@@ -116,12 +106,32 @@ static int64_t ul_stream_queue_grew(struct ul_streams *streams, struct ul_stream
 
 static bool ul_stream_takes_writes(const struct ul_stream *stream) { return stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING; }
 
+/* Offer the bytes to the socket at once, if none are queued before them. How many it took. */
+static size_t ul_stream_offer(struct ul_streams *streams, struct ul_stream *stream, const char *data, size_t length) {
+    if (stream->queue.bytes)
+        return 0;
+    ssize_t sent = send(stream->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    stream->socket_full = sent < (ssize_t)length;
+    if (sent < 0)
+        return 0; /* a real error comes back from the send request that follows */
+    streams->engine->stats.sends_direct++;
+    streams->engine->stats.bytes_sent += (uint64_t)sent;
+    return (size_t)sent;
+}
+
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
         return -ENOENT;
     if (!ul_stream_takes_writes(stream))
         return 0;
+    if (length >= UL_OFFER_BYTES) {
+        size_t sent = ul_stream_offer(streams, stream, data, length);
+        if (sent == length)
+            return 0;
+        data += sent;
+        length -= sent;
+    }
     int error = ul_sendqueue_copy(&stream->queue, &streams->blocks, data, length);
     return error < 0 ? error : ul_stream_queue_grew(streams, stream);
 }
@@ -132,16 +142,15 @@ int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const 
         return -ENOENT;
     if (!ul_stream_takes_writes(stream))
         return 0;
-    if (length >= UL_DIRECT_SEND_BYTES && stream->queue.bytes == 0) {
-        size_t sent = ul_stream_send_direct(streams, stream, data, length);
-        if (sent == length)
-            return 0;
-        stream->socket_full = true;
-        data += sent;
-        length -= sent;
-    }
     int error = ul_sendqueue_pin(&stream->queue, data, length);
     return error < 0 ? error : ul_stream_queue_grew(streams, stream);
+}
+
+int64_t ul_stream_send_now(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream)
+        return -ENOENT;
+    return ul_stream_takes_writes(stream) ? (int64_t)ul_stream_offer(streams, stream, data, length) : 0;
 }
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token) {

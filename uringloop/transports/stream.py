@@ -41,8 +41,8 @@ from uringloop.transports.base import (
 if TYPE_CHECKING:
     from uringloop.loop import Loop
 
-# Writes of this many bytes or more are sent from the caller's own bytes object; copying less costs less than keeping
-# track of it.
+# Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from the
+# caller's own bytes object; copying less costs less than keeping track of it.
 PIN_BYTES = 32 * 1024
 
 
@@ -264,24 +264,6 @@ class StreamTransport(NativeTransport):
             method, exc = exc.method, exc.__cause__
         self._fatal_error(exc, f"Fatal error: protocol.{method}() call failed.")
 
-    def on_readable(self) -> None:
-        """A bulk stream has bytes: take them, and give them to the protocol while they are in the cache."""
-        if self._life is not Life.OPEN:
-            return
-        if self._reading is Reading.PAUSED or self._parked:
-            self._stop_core()
-            return
-        count = self._reactor.stream_receive(self._token)
-        if count == 0:
-            self.on_eof()
-        elif count > 0:
-            try:
-                self._sink(self._reactor.bulk_buffer[:count])
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self.on_receive_failed(exc)
-
     def on_eof(self) -> None:
         """The peer will send no more."""
         if self._life is not Life.OPEN:
@@ -315,14 +297,21 @@ class StreamTransport(NativeTransport):
                 return
             queued = self._stream_write(self._streams, self._token, data, length)
         else:
-            pinned = pin(data)
-            queued = self._reactor.stream_write_pinned(self._token, pinned, length)
-            if queued > 0:
-                self._pinned.append(pinned)
+            queued = self._write_large(data, length)
         if queued > self._high_water:
             self._over_high_water()
         elif queued < 0:
             raise MemoryError("out of memory for the send queue")
+
+    def _write_large(self, data: bytes, length: int) -> int:
+        sent = self._reactor.stream_send_now(self._token, data, length)
+        if sent == length:
+            return 0
+        pinned = pin(memoryview(data)[sent:])
+        queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
+        if queued > 0:
+            self._pinned.append(pinned)
+        return queued
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
