@@ -1,4 +1,7 @@
-"""`python -m bench` measures all questions on all loops that can be imported; see README.md."""
+"""`python -m bench` measures all questions on all loops that can be imported; see README.md.
+
+`python -m bench report` makes a page of what was measured.
+"""
 
 import argparse
 import json
@@ -10,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import loops, machine, report
+from . import document, loops, machine, report
 from .question import DEFAULT_SECONDS, Case, Question, discover
 from .rounds import Measured, Plan, measure_case
 
@@ -112,6 +115,8 @@ def print_report(request: Request, about: Mapping[str, object], results: Sequenc
 def main() -> int:
     # Ended politely, the harness must still end its servers: a SIGTERM unwinds the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.argv[1:2] == ["report"]:
+        return document.main(sys.argv[2:])
     request = parse_command_line(discover())
     cores = machine.Cores.choose()
     about = machine.describe(cores)

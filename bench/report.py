@@ -91,7 +91,7 @@ def figure(value: float) -> str:
 
 
 def _range(spread: Spread) -> str:
-    return f"{spread.low:.2f}..{spread.high:.2f}"
+    return f"{figure(spread.low)}..{figure(spread.high)}"
 
 
 def _json_of(question: Question, result: Measured) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The benchmarks work: each question gives figures, what answers wrongly is told.
+"""The benchmarks work: each question gives figures, what answers wrongly is told, and the page is made.
 
 The figures themselves mean nothing here: a round is as short as can be.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
+import sys
 import threading
+import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,17 +21,24 @@ from pathlib import Path
 import pytest
 from support import PATIENCE
 
-from bench import loops, memory, native, question, report
+from bench import __main__ as program
+from bench import document, loops, memory, native, question, report
 from bench.machine import Cores
-from bench.question import Case, Cost, Failed, Ratio, Run, Sample
+from bench.question import Case, Cost, Failed, Question, Ratio, Run, Sample
 from bench.rounds import Measured, Outcome, Plan, measure_case
 from bench.targets import judge
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = question.discover()
 SECONDS = 0.05
-SMALL = {"memory": Case("a connection", partial(memory.of_a_connection, connections=100))}
-"""Instead of a question's first case, where that is not the one to try, or takes long."""
+ALSO = {"streaming": {"from the server"}, "streams": {"lines 64Bx50"}}
+"""Cases that are measured in another way than the first of their question."""
+
+TRIED = [
+    *((name, asked.cases[0]) for name, asked in QUESTIONS.items()),
+    *((name, case) for name, asked in QUESTIONS.items() for case in asked.cases if case.name in ALSO.get(name, ())),
+    ("memory", Case("a connection, of few", partial(memory.of_a_connection, connections=100))),
+]
 
 NEEDS = {"http": "wrk", "static": "wrk", "syscalls": "strace"}
 
@@ -53,13 +63,13 @@ def measured(name: str, case: Case) -> Measured:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
-def test_question_gives_figures_on_uringloop(name: str) -> None:
+@pytest.mark.parametrize(("name", "case"), TRIED, ids=[f"{name} {case.name}" for name, case in TRIED])
+def test_question_gives_figures_on_uringloop(name: str, case: Case) -> None:
     if name in NEEDS and shutil.which(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
     if name == "tls" and not Path("/usr/include/openssl/ssl.h").exists():
         pytest.skip("the headers of OpenSSL are not installed")
-    result = measured(name, SMALL.get(name, QUESTIONS[name].cases[0]))
+    result = measured(name, case)
     assert {loop: outcome.failure for loop, outcome in result.outcomes.items() if outcome.failure} == {}
     told = json.loads(json.dumps(report.as_json({}, {}, QUESTIONS, [result])))["results"][0]
     assert (told["question"], told["unit"]) == (name, QUESTIONS[name].unit)
@@ -151,6 +161,21 @@ def test_load_generator_tells_a_right_answer() -> None:
     assert 0 < result.p50_ns <= result.p99_ns <= result.p999_ns
 
 
+def test_load_generator_sends_lines_when_it_is_told_to() -> None:
+    sent = []
+
+    def answer(data: bytes) -> bytes:
+        sent.append(data)
+        return data
+
+    with answering(answer) as address:
+        generate("load", address, "-c", "1", "-s", "64", "-l", "-w", "0", "-t", "0.02")
+    *lines, rest = b"".join(sent).split(b"\n")
+    assert rest == b""
+    assert {len(line) for line in lines} == {63}
+    assert len(set(lines)) > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer", "complaint"),
     [
@@ -213,3 +238,70 @@ def test_target_is_not_judged_where_nothing_can_be_compared() -> None:
     case = Case("case", costing(uringloop=4), target=Ratio(1.0))
     assert judge(measure_case("question", case, plan("uringloop", "uvloop"))) is None
     assert judge(measure_case("question", case, plan("uvloop"))) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The program, and its page
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run_program(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    cores = os.sched_getaffinity(0)
+    try:
+        return program.main()
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_results_become_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = tmp_path / "docs"
+    pages.mkdir()
+    echo = ["echo", "--case", "64Bx1", "--loops", "uringloop,uvloop", "--rounds", "2", "--seconds", str(SECONDS)]
+    assert run_program(monkeypatch, *echo, "--json", str(tmp_path / "echo.json")) == 0
+    told = json.loads((tmp_path / "echo.json").read_text())
+    assert {"kernel", "cpu", "python", "loops"} <= set(told["machine"])
+    assert told["machine"]["loops"].keys() == {"uringloop", "uvloop"}
+    assert "64Bx1" in capsys.readouterr().out
+
+    case = Case("1 KiB | 50", costing(uringloop=4, uvloop=2), target=Ratio(1.0))
+    broken = measure_case("made up", case, plan("uringloop", "uvloop", "rloop", rounds=2))
+    made_up = {"made up": Question("title & all", "CPU us/thing", (case,), serve=_never)}
+    other = report.as_json(told["machine"], told["settings"], made_up, [broken])
+    (tmp_path / "other.json").write_text(json.dumps(other))
+
+    page = pages / "performance.md"
+    files = [str(tmp_path / "echo.json"), str(tmp_path / "other.json")]
+    assert run_program(monkeypatch, "report", *files, "--page", str(page)) == 0
+    text = page.read_text()
+    assert "failed: it is broken" in text
+    assert re.search(r"\| made up \|.*\| 0\.50 \(uvloop\) \| 1\.00 \| \*\*no\*\* \|", text)
+    charts = re.findall(r"!\[.*\]\((.+\.svg)\)", text)
+    assert len(charts) == 2
+    for name in charts:
+        drawn = xml.etree.ElementTree.parse(pages / name)
+        assert "uvloop" in "".join(drawn.getroot().itertext())
+    _assert_tables_are_whole(text)
+
+
+async def _never() -> None:
+    raise AssertionError("nobody serves this")
+
+
+def _assert_tables_are_whole(text: str) -> None:
+    """All rows of a table have as many cells as its head."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_of_a_case_that_is_in_two_files_the_last_counts(tmp_path: Path) -> None:
+    for name, cost in (("first", 1.0), ("second", 3.0)):
+        case = Case("case", costing(uringloop=cost))
+        asked = {"question": Question("title", "unit", (case,), serve=_never)}
+        told = report.as_json({}, {"rounds": 1}, asked, [measure_case("question", case, plan("uringloop"))])
+        (tmp_path / name).write_text(json.dumps(told))
+    results = document.read([tmp_path / "first", tmp_path / "second"])
+    assert [case["loops"]["uringloop"]["cost"]["median"] for case in results.cases] == [3.0]
