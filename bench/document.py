@@ -30,9 +30,10 @@ python -m bench report results.json --page {page}
 ```
 
 **What is measured is CPU time, user and system, of the serving process, for each operation.** It is pinned to one core,
-and the load comes from another. The loops take turns, and each figure is the median of {rounds} rounds. A ratio is
-*their cost in ours*, formed within each round: above 1, {ours} is the cheaper. Below, "asked" is what the project asks
-of itself, against the loop that is named: the better of those that it wants to be measured by, mostly uvloop and rloop.
+and the load comes from another. The loops take turns, and each figure is the median of {rounds} rounds of {seconds} s.
+A ratio is *their cost in ours*, formed within each round: above 1, {ours} is the cheaper. Below, "asked" is what the
+project asks of itself, against the loop that is named: the better of those that it wants to be measured by, mostly
+uvloop and rloop. Of {asked} such lines {met} are reached.
 """
 
 METHOD = """\
@@ -53,6 +54,7 @@ METHOD = """\
 class Results:
     machine: Mapping[str, Any]
     rounds: str
+    seconds: str
     cases: Sequence[Mapping[str, Any]]
 
     def by_question(self) -> dict[str, list[Mapping[str, Any]]]:
@@ -65,8 +67,11 @@ class Results:
 def read(paths: Sequence[Path]) -> Results:
     runs = [json.loads(path.read_text()) for path in paths]
     cases = {(case["question"], case["case"]): case for run in runs for case in run["results"]}
-    rounds = sorted({run["settings"]["rounds"] for run in runs})
-    return Results(runs[-1]["machine"], " or ".join(map(str, rounds)), list(cases.values()))
+    return Results(runs[-1]["machine"], _setting(runs, "rounds"), _setting(runs, "seconds"), list(cases.values()))
+
+
+def _setting(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+    return " or ".join(str(value) for value in sorted({run["settings"][name] for run in runs}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,7 +178,10 @@ def write_page(results: Results, page: Path, readme: str) -> None:
     """The page, and the charts in a folder of its name beside it."""
     charts = page.with_suffix("")
     charts.mkdir(parents=True, exist_ok=True)
-    parts = [INTRODUCTION.format(page=page, rounds=results.rounds, ours=OURS)]
+    targets = [case["target"] for case in results.cases if case["target"]]
+    met = sum(target["met"] for target in targets)
+    about = {"rounds": results.rounds, "seconds": results.seconds, "asked": len(targets), "met": met}
+    parts = [INTRODUCTION.format(page=page, ours=OURS, **about)]
     parts += ["## In short\n", machine_table(results.machine) + "\n", target_table(results.cases) + "\n"]
     for name, cases in results.by_question().items():
         parts.append(f"## {name}\n\n{cases[0]['title'][:1].upper()}{cases[0]['title'][1:]}.\n")

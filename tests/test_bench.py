@@ -301,7 +301,9 @@ def test_of_a_case_that_is_in_two_files_the_last_counts(tmp_path: Path) -> None:
     for name, cost in (("first", 1.0), ("second", 3.0)):
         case = Case("case", costing(uringloop=cost))
         asked = {"question": Question("title", "unit", (case,), serve=_never)}
-        told = report.as_json({}, {"rounds": 1}, asked, [measure_case("question", case, plan("uringloop"))])
+        told = report.as_json(
+            {}, {"rounds": 1, "seconds": 1}, asked, [measure_case("question", case, plan("uringloop"))]
+        )
         (tmp_path / name).write_text(json.dumps(told))
     results = document.read([tmp_path / "first", tmp_path / "second"])
     assert [case["loops"]["uringloop"]["cost"]["median"] for case in results.cases] == [3.0]
