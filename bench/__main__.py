@@ -1,19 +1,23 @@
-"""`python -m bench` measures all questions on all loops that can be imported; see README.md."""
+"""`python -m bench` measures all questions on all loops that can be imported; see README.md.
+
+`python -m bench report` makes a page of what was measured.
+"""
 
 import argparse
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import load, loops, machine, report
-from .question import Case, Question, discover
-from .rounds import Plan, measure_case
+from . import document, loops, machine, report
+from .question import DEFAULT_SECONDS, Case, Question, discover
+from .rounds import Measured, Plan, measure_case
 
-ROUNDS, SECONDS = 5, 2.0
+ROUNDS = 5
 QUICK_ROUNDS, QUICK_SECONDS = 2, 0.3
 
 
@@ -36,7 +40,7 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     parser.add_argument("--case", action="append", metavar="NAME", help="this case only; may be given more than once")
     parser.add_argument("--list", action="store_true", help="list the questions and their cases, and end")
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
-    parser.add_argument("--seconds", type=float, help=f"a measurement's time (default: {SECONDS})")
+    parser.add_argument("--seconds", type=float, help=f"a measurement's time (default: {DEFAULT_SECONDS})")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: a trial, no result")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     given = parser.parse_args()
@@ -54,7 +58,7 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     if unknown := set(chosen_loops) - set(loops.FACTORIES):
         parser.error(f"no such loop: {', '.join(sorted(unknown))}")
     rounds = given.rounds if given.rounds is not None else QUICK_ROUNDS if given.quick else ROUNDS
-    seconds = given.seconds if given.seconds is not None else QUICK_SECONDS if given.quick else SECONDS
+    seconds = given.seconds if given.seconds is not None else QUICK_SECONDS if given.quick else DEFAULT_SECONDS
     if rounds < 1 or seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
     if given.json and not given.json.parent.is_dir():  # to be told before the run, not after it
@@ -85,16 +89,24 @@ def find_loops(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     return present, absent
 
 
-def measure_all(request: Request, plan: Plan, results: list[report.Measured]) -> None:
+def measure_all(request: Request, plan: Plan, results: list[Measured]) -> None:
     """Adds to the results as they come, so that an interrupted run has some."""
+    total = sum(map(len, request.cases.values()))
+    began = time.monotonic()
     for name, cases in request.cases.items():
+        own = replace(plan, loops=[*plan.loops, *request.questions[name].also])
         for case in cases:
-            results.append(report.Measured(name, case.name, measure_case(name, case, plan)))
+            took = time.monotonic() - began
+            print(f"[{len(results)} of {total} cases, {took:.0f} s]", file=sys.stderr)
+            results.append(measure_case(name, case, own))
 
 
-def print_report(request: Request, about: Mapping[str, object], results: Sequence[report.Measured]) -> None:
+def print_report(request: Request, about: Mapping[str, object], results: Sequence[Measured]) -> None:
     for key, value in about.items():
-        print(f"{key}: {value}")
+        told = value
+        if isinstance(value, dict):
+            told = ", ".join(f"{name} {version}" for name, version in value.items()) or "none"
+        print(f"{key}: {told}")
     for name, question in request.questions.items():
         if own := [result for result in results if result.question == name]:
             print("", report.as_text(name, question, own), sep="\n")
@@ -103,25 +115,20 @@ def print_report(request: Request, about: Mapping[str, object], results: Sequenc
 def main() -> int:
     # Ended politely, the harness must still end its servers: a SIGTERM unwinds the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.argv[1:2] == ["report"]:
+        return document.main(sys.argv[2:])
     request = parse_command_line(discover())
     cores = machine.Cores.choose()
     about = machine.describe(cores)
     os.sched_setaffinity(0, {cores.load})
     if cores.shared:
         print("there is one core for server and load: take no number seriously", file=sys.stderr)
-    try:
-        load.build()
-    except load.BuildError as error:
-        sys.exit(str(error))
-
     present, absent = find_loops(request.loops)
     if not present:
         sys.exit(f"no loop to measure: {absent}")
-    about["loops"] = ", ".join(f"{name} {version}" for name, version in present.items())
-    if absent:
-        about["absent"] = ", ".join(f"{name} ({reason})" for name, reason in absent.items())
+    about |= {"loops": present, "absent": absent}
 
-    results: list[report.Measured] = []
+    results: list[Measured] = []
     interrupted = False
     try:
         measure_all(request, Plan(list(present), request.rounds, request.seconds, cores), results)
@@ -131,8 +138,10 @@ def main() -> int:
     print_report(request, about, results)
     if request.json:
         settings = {"rounds": request.rounds, "seconds": request.seconds, "interrupted": interrupted}
-        request.json.write_text(json.dumps(report.as_json(about, settings, results), indent=2) + "\n")
-    failed = any(outcome.failure for result in results for outcome in result.outcomes.values())
+        request.json.write_text(
+            json.dumps(report.as_json(about, settings, request.questions, results), indent=2) + "\n"
+        )
+    failed = any(result.outcomes[result.reference].failure for result in results)
     return 130 if interrupted else int(failed)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
@@ -43,10 +43,16 @@ class Server:
 
 
 @contextmanager
-def running_server(question: str, run: Run) -> Iterator[Server]:
-    """The question's server on the run's loop. If the body fails and the server has died, its last words are kept."""
-    command = [sys.executable, "-m", f"{__package__}.server", question]
-    command += ["--loop", run.loop, "--core", str(run.cores.server)]
+def running_server(question: str, run: Run, *arguments: str) -> Iterator[Server]:
+    """The question's server on the run's loop."""
+    command = [sys.executable, "-m", f"{__package__}.server", question, *arguments]
+    with running([*command, "--loop", run.loop, "--core", str(run.cores.server)]) as server:
+        yield server
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[Server]:
+    """What the command serves. If the body fails and the server has died, its last words are kept."""
     environment = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(

@@ -10,7 +10,12 @@ OURS = "uringloop"
 FACTORIES = {
     OURS: "new_event_loop",
     "uvloop": "new_event_loop",
+    "rloop": "new_event_loop",
     "asyncio": "SelectorEventLoop",
+    "zuvloop": "new_event_loop",
+    "rsloop": "new_event_loop",
+    "blazio": "new_event_loop",
+    "zloop": "new_event_loop",
 }
 """The function that makes the loop, in the module of the loop's name."""
 
@@ -34,8 +39,11 @@ def new_event_loop(name: str) -> asyncio.AbstractEventLoop:
 
 def version(name: str) -> str:
     """Imports the loop and tells its version, in a process apart: a broken extension module may crash or hang."""
-    words = "platform.python_version()" if name == "asyncio" else f"getattr({name}, '__version__', 'unknown version')"
-    script = f"import platform, {name}; from {name} import {FACTORIES[name]}; print({words})"
+    if name == "asyncio":
+        words = "platform.python_version()"
+    else:
+        words = f"getattr({name}, '__version__', None) or importlib.metadata.version({name!r})"
+    script = f"import importlib.metadata, platform, {name}; from {name} import {FACTORIES[name]}; print({words})"
     try:
         child = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False

@@ -4,9 +4,13 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+
+FILES_WANTED = 65536
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,21 @@ class Cores:
 
 
 def raise_file_limit() -> None:
-    """Allows as many open files as can be had without privilege: the usual soft limit is 1024; a case has 10,000."""
+    """Allows as many open files as can be had, since a case has 10,000 connections and the usual soft limit is 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < FILES_WANTED:
+        with suppress(ValueError):  # not root
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_WANTED, FILES_WANTED))
+
+
+def _package_versions() -> dict[str, str]:
+    """Of what the questions use beside the loops."""
+    versions = {}
+    for package in ("aiohttp", "aiofiles", "anyio"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def describe(cores: Cores) -> dict[str, object]:
@@ -46,6 +62,7 @@ def describe(cores: Cores) -> dict[str, object]:
         "load average": os.getloadavg()[0],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "python build": sys.version,
+        "packages": _package_versions(),
     }
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from .machine import Cores
 
+DEFAULT_SECONDS = 0.8
+"""Of a measurement. With five rounds, and four loops, all questions then take less than 25 minutes."""
+
 
 class Failed(Exception):
     """A measurement gave no number; the message, one line, says why."""
@@ -41,12 +44,28 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """What is asked of our loop: the cost of the best of these, in ours."""
+
+    at_least: float
+    against: tuple[str, ...] = ("uvloop", "rloop")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is asked of our loop: a cost that does not depend on others."""
+
+    at_most: float
+
+
+@dataclass(frozen=True)
 class Case:
     """One setting of a question. What is not in the default set runs when it is named."""
 
     name: str
     measure: Callable[[Run], Sample]
     default: bool = True
+    target: Ratio | Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +73,11 @@ class Question:
     title: str
     unit: str
     cases: tuple[Case, ...]
-    serve: Callable[[Callable[[str], None]], Awaitable[None]]
-    """Runs in the measured process, on the loop under test: announces the address where it serves, and then serves."""
+    serve: Callable[..., Awaitable[None]]
+    """Runs in the measured process, on the loop under test: announces the address where it serves, by the function that
+    it is given, and then serves. If the measurement starts its server with arguments, it is given them too."""
+    also: tuple[str, ...] = ()
+    """What is measured besides the loops, under these names."""
 
 
 def load(name: str) -> Question | None:

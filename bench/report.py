@@ -1,26 +1,11 @@
 """The results, as a table for people and as JSON for programs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from .question import Question
-from .rounds import Outcome, Spread, ratio, reference
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One case of one question, on all loops. Never empty: a plan has one loop at the least."""
-
-    question: str
-    case: str
-    outcomes: Mapping[str, Outcome]
-
-    @property
-    def reference(self) -> str:
-        return reference(list(self.outcomes))
-
-    def ratio(self, loop: str) -> Spread | None:
-        return ratio(self.outcomes[loop], self.outcomes[self.reference])
+from .rounds import Measured, Outcome, Spread
+from .targets import judge
 
 
 def as_text(name: str, question: Question, results: Sequence[Measured]) -> str:
@@ -30,12 +15,29 @@ def as_text(name: str, question: Question, results: Sequence[Measured]) -> str:
     widths = [_width(column, [heads, *rows]) for column in range(len(heads))]
     lines = [f"{name}: {question.title} ({question.unit}; lower is better)", ""]
     lines += [_line(row, widths) for row in [heads, ["-" * width for width in widths], *rows]]
+    lines += _verdicts(results)
     return "\n".join(lines)
 
 
-def as_json(machine: Mapping[str, object], settings: Mapping[str, object], results: Sequence[Measured]) -> object:
+def as_json(
+    machine: Mapping[str, object],
+    settings: Mapping[str, object],
+    questions: Mapping[str, Question],
+    results: Sequence[Measured],
+) -> object:
     """All there is, every sample included, so that a reader may judge by other means than the median."""
-    return {"machine": machine, "settings": settings, "results": [_json_of(result) for result in results]}
+    told = [_json_of(questions[result.question], result) for result in results]
+    return {"machine": machine, "settings": settings, "results": told}
+
+
+def _verdicts(results: Sequence[Measured]) -> list[str]:
+    lines = [""]
+    for result in results:
+        if verdict := judge(result):
+            against = f" against {verdict.against}" if verdict.against else ""
+            says = "reached" if verdict.met else "NOT reached"
+            lines.append(f"{result.case.name}: {verdict.found:.2f}{against}, asked is {verdict.asked}: {says}")
+    return lines if len(lines) > 1 else []
 
 
 FIXED_HEADS = ("case", "loop")
@@ -52,12 +54,12 @@ def _rows(result: Measured) -> list[list[str]]:
     """A row a loop. That of a failed one is short: the reason takes the place of all figures."""
     rows = []
     for position, (loop, outcome) in enumerate(result.outcomes.items()):
-        start = [result.case if position == 0 else "", loop]
+        start = [result.case.name if position == 0 else "", loop]
         if outcome.failure:
             rows.append([*start, f"failed: {outcome.failure}"])
             continue
-        cells = [_figure(outcome.cost.median), _range(outcome.cost), *_ratio_cells(result, loop)]
-        rows.append([*start, *cells, *map(_figure, outcome.details().values())])
+        cells = [figure(outcome.cost.median), _range(outcome.cost), *_ratio_cells(result, loop)]
+        rows.append([*start, *cells, *map(figure, outcome.details().values())])
     return rows
 
 
@@ -81,18 +83,28 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Three digits or more, and no decimals that say nothing."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if 0 < value < 0.1 else f"{value:.2f}"
 
 
 def _range(spread: Spread) -> str:
-    return f"{spread.low:.2f}..{spread.high:.2f}"
+    return f"{figure(spread.low)}..{figure(spread.high)}"
 
 
-def _json_of(result: Measured) -> dict[str, object]:
-    loops = {name: _json_of_loop(result, name, outcome) for name, outcome in result.outcomes.items()}
-    return {"question": result.question, "case": result.case, "reference": result.reference, "loops": loops}
+def _json_of(question: Question, result: Measured) -> dict[str, object]:
+    verdict = judge(result)
+    return {
+        "question": result.question,
+        "title": question.title,
+        "unit": question.unit,
+        "case": result.case.name,
+        "reference": result.reference,
+        "target": asdict(verdict) if verdict else None,
+        "loops": {name: _json_of_loop(result, name, outcome) for name, outcome in result.outcomes.items()},
+    }
 
 
 def _json_of_loop(result: Measured, name: str, outcome: Outcome) -> dict[str, object]:

@@ -7,7 +7,7 @@ lie apart.
 
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .loops import OURS
@@ -63,7 +63,23 @@ def ratio(theirs: Outcome, ours: Outcome) -> Spread | None:
     return Spread.of(t.cost / o.cost for t, o in zip(theirs.samples, ours.samples, strict=True))
 
 
-def measure_case(question: str, case: Case, plan: Plan) -> dict[str, Outcome]:
+@dataclass(frozen=True)
+class Measured:
+    """One case of one question, on all loops. Never empty: a plan has one loop at the least."""
+
+    question: str
+    case: Case
+    outcomes: Mapping[str, Outcome]
+
+    @property
+    def reference(self) -> str:
+        return reference(list(self.outcomes))
+
+    def ratio(self, loop: str) -> Spread | None:
+        return ratio(self.outcomes[loop], self.outcomes[self.reference])
+
+
+def measure_case(question: str, case: Case, plan: Plan) -> Measured:
     """Measures all loops in all rounds. One that fails is left out of the rounds that follow: a hang costs a minute."""
     outcomes = {name: Outcome() for name in plan.loops}
     for number in range(plan.rounds):
@@ -75,13 +91,13 @@ def measure_case(question: str, case: Case, plan: Plan) -> dict[str, Outcome]:
             _progress(f"{question} {case.name}, round {number + 1} of {plan.rounds}: {name} ")
             try:
                 sample = case.measure(Run(name, plan.seconds, plan.cores))
-            except Failed as failure:
-                outcome.failure = str(failure)
+            except (Failed, OSError) as failure:
+                outcome.failure = str(failure) or repr(failure)
                 _progress(f"failed: {failure}\n")
             else:
                 outcome.samples.append(sample)
                 _progress(f"{sample.cost:.2f}\n")
-    return outcomes
+    return Measured(question, case, outcomes)
 
 
 def _progress(text: str) -> None:

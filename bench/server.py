@@ -1,4 +1,4 @@
-"""The measured process: `python -m bench.server QUESTION --loop NAME` serves what the question asks for on that loop.
+"""The measured process: `python -m bench.server QUESTION [ARGUMENT...] --loop NAME` serves what the question asks for.
 
 It announces `ready ADDRESS` on stdout once it can be talked to, and serves until it is killed.
 """
@@ -28,6 +28,7 @@ def _announce(address: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.server", description=__doc__)
     parser.add_argument("question")
+    parser.add_argument("arguments", nargs="*", help="the question's own")
     parser.add_argument("--loop", required=True, choices=loops.FACTORIES)
     parser.add_argument("--core", type=int, help="run on this core only")
     arguments = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
     loop = loops.new_event_loop(arguments.loop)
 
     async def serve() -> None:
-        await asked.serve(_announce)
+        await asked.serve(_announce, *arguments.arguments)
 
     loop.run_until_complete(serve())
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from . import load
 from .launch import running_server
-from .question import Case, Question, Run, Sample
+from .question import Case, Question, Ratio, Run, Sample
+from .serving import for_ever
 
 KIB = 1024
 
@@ -31,7 +32,7 @@ async def serve(announce: Callable[[str], None]) -> None:
     transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
     host, port = transport.get_extra_info("sockname")
     announce(f"udp:{host}:{port}")
-    await loop.create_future()
+    await for_ever()
 
 
 def measure(run: Run, *, size: int, clients: int, window: int) -> Sample:
@@ -39,8 +40,9 @@ def measure(run: Run, *, size: int, clients: int, window: int) -> Sample:
         return load.generate(server, run, size=size, connections=clients, depth=window).sample()
 
 
-def case(name: str, *, size: int, clients: int, window: int) -> Case:
-    return Case(name, partial(measure, size=size, clients=clients, window=window))
+def case(name: str, *, size: int, clients: int, window: int, ratio: float | None = None) -> Case:
+    target = None if ratio is None else Ratio(ratio)
+    return Case(name, partial(measure, size=size, clients=clients, window=window), target is not None, target)
 
 
 QUESTION = Question(
@@ -48,9 +50,9 @@ QUESTION = Question(
     unit="CPU us/datagram",
     cases=(
         case("64Bx1", size=64, clients=1, window=1),
-        case("64Bx32", size=64, clients=1, window=32),
-        case("1KiBx32", size=KIB, clients=1, window=32),
-        case("64Bx32 of 32", size=64, clients=32, window=1),
+        case("64Bx32", size=64, clients=1, window=32, ratio=1.0),
+        case("1KiBx32", size=KIB, clients=1, window=32, ratio=1.0),
+        case("64Bx50 of 50", size=64, clients=50, window=1, ratio=1.0),
     ),
     serve=serve,
 )

@@ -17,27 +17,21 @@
  * new begins, and all that is outstanding must come back.
  *
  * Over UDP a message is a datagram, and one that is lost is a failure as any other: with few in flight on the loopback
- * interface none is.
+ * interface none is. Idle connections (-i) are opened as all are, and then ask for nothing. Lines (-l) are messages whose
+ * last byte, and no other, is a line feed.
  *
  * The result is one line of JSON on stdout. What went wrong first is on stderr, and the exit status is then 1.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "channel.h"
+#include "common.h"
+
 #include <errno.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -53,66 +47,17 @@ enum {
     RECEIVE_BYTES = 128 * 1024,
     /* Different windows into the table. A power of two, so that an odd factor gives each connection its own. */
     WINDOWS = 64 * 1024,
-    /* More than one address has ports for (28,232 by default); so each connection has windows of its own. */
+    /* As many, so each connection has windows of its own. */
     CONNECTIONS_MOST = WINDOWS,
+    /* Fewer than an address has ports (28,232 by default). */
+    CONNECTIONS_A_GROUP = 20 * 1000,
+    /* Different lines, if the messages are lines: they do not overlap, so these have to be fewer. */
+    LINES = 4096,
+    LINE_MOST = 64 * 1024,
     /* Keeps the table in memory, and a pipeline's clock readings: 64 KiB a connection. */
     SIZE_MOST = 256 * 1024 * 1024,
     DEPTH_MOST = 8192,
 };
-
-#define NS_PER_SECOND UINT64_C(1000000000)
-#define NS_PER_MS UINT64_C(1000000)
-
-static _Noreturn void die(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static void *allocate(size_t count, size_t size) {
-    void *memory = calloc(count, size);
-    if (memory == NULL) die("out of memory");
-    return memory;
-}
-
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t) != 0) die("cannot read a clock: %s", strerror(errno));
-    return (uint64_t)t.tv_sec * NS_PER_SECOND + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
-
-/* ---- histogram: 128 linear steps in each power of two, so a reading is off by 0.4% at most ---- */
-
-enum { STEP_BITS = 7, STEPS = 1 << STEP_BITS, BUCKETS = (64 - STEP_BITS + 1) * STEPS };
-
-struct histogram {
-    uint64_t total;
-    uint64_t counts[BUCKETS];
-};
-
-static void histogram_add(struct histogram *h, uint64_t value) {
-    unsigned shift = value < STEPS ? 0 : (unsigned)(63 - __builtin_clzll(value)) - STEP_BITS;
-    h->counts[shift * STEPS + (value >> shift)]++;
-    h->total++;
-}
-
-/* The middle of the bucket in which the given share of all values is reached. */
-static uint64_t histogram_quantile(const struct histogram *h, double share) {
-    uint64_t rank = (uint64_t)(share * (double)h->total), seen = 0;
-    for (size_t i = 0; i < BUCKETS; i++) {
-        seen += h->counts[i];
-        if (seen <= rank) continue;
-        if (i < 2 * STEPS) return i;
-        unsigned shift = (unsigned)(i / STEPS) - 1;
-        return ((uint64_t)(i % STEPS + STEPS) << shift) + ((UINT64_C(1) << shift) / 2);
-    }
-    return 0;
-}
 
 /* ---- state ---- */
 
@@ -121,6 +66,8 @@ struct options {
     size_t connections;
     size_t size;
     size_t depth;
+    size_t idle; /* of the connections */
+    bool lines;
     uint64_t warm_ns;
     uint64_t measure_ns;
     pid_t server;
@@ -136,7 +83,7 @@ struct cursor {
 
 /* received <= sent <= begun, counted in messages; begun - received.message are outstanding, `depth` at the most. */
 struct connection {
-    int fd; /* -1 once the connection has failed */
+    struct channel channel; /* its fd is -1 once the connection has failed */
     size_t index;
     uint64_t begun;
     struct cursor sent;
@@ -146,9 +93,7 @@ struct connection {
 
 struct load {
     struct options options;
-    struct sockaddr_storage address;
-    socklen_t address_length;
-    int socket_type;
+    struct address address;
     int epoll;
     enum phase phase;
     uint8_t *table;
@@ -156,6 +101,7 @@ struct load {
     size_t created;
     size_t opened;
     uint64_t outstanding; /* messages, over all connections */
+    uint64_t answered;
     uint64_t errors;
     struct histogram latency; /* of the messages that came back while MEASURING */
     uint8_t buffer[RECEIVE_BYTES];
@@ -164,17 +110,20 @@ struct load {
 /* ---- messages ---- */
 
 static void fill_table(struct load *load) {
-    size_t length = WINDOWS + load->options.size;
+    size_t size = load->options.size;
+    size_t length = load->options.lines ? LINES * size : WINDOWS + size;
     load->table = allocate(length, 1);
-    uint64_t x = UINT64_C(88172645463325252); /* xorshift64; the seed is fixed, so that a failure can be repeated */
+    fill_random(load->table, length);
+    if (!load->options.lines) return;
     for (size_t i = 0; i < length; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        load->table[i] = (uint8_t)(x >> 32);
+        bool last = i % size == size - 1;
+        if (last || load->table[i] == '\n') load->table[i] = last ? '\n' : ' ';
     }
 }
 
 static const uint8_t *message_bytes(const struct load *load, const struct connection *c, uint64_t message) {
-    return load->table + (c->index * 40503 + message * 27061) % WINDOWS;
+    uint64_t chosen = c->index * 40503 + message * 27061;
+    return load->table + (load->options.lines ? chosen % LINES * load->options.size : chosen % WINDOWS);
 }
 
 /* Counts what was wrong, tells the first of it, and takes the connection out of the run. */
@@ -184,8 +133,7 @@ static void connection_fail(struct load *load, struct connection *c, const char 
                 c->received.offset, what, error ? ": " : "", error ? strerror(error) : "");
     }
     load->outstanding -= c->begun - c->received.message;
-    close(c->fd);
-    c->fd = -1;
+    channel_close(&c->channel);
 }
 
 static void advance(struct cursor *cursor, size_t bytes, size_t size) {
@@ -199,21 +147,23 @@ static bool may_begin(const struct load *load, const struct connection *c) {
     switch (load->phase) {
     case CONNECTING: return c->begun == 0;
     case DRAINING: return false;
-    default: return c->begun - c->received.message < load->options.depth;
+    default:
+        if (c->index >= load->options.connections - load->options.idle) return false;
+        return c->begun - c->received.message < load->options.depth;
     }
 }
 
 /* Begins and sends what the phase allows, until the socket takes no more; epoll tells when it does again. */
 static void connection_send(struct load *load, struct connection *c) {
     size_t size = load->options.size;
-    while (c->fd >= 0) {
+    while (c->channel.fd >= 0) {
         if (c->sent.message == c->begun) {
             if (!may_begin(load, c)) return;
             c->begun_ns[c->begun++ % load->options.depth] = now_ns();
             load->outstanding++;
         }
         const uint8_t *rest = message_bytes(load, c, c->sent.message) + c->sent.offset;
-        ssize_t n = send(c->fd, rest, size - c->sent.offset, MSG_NOSIGNAL);
+        ssize_t n = channel_send(&c->channel, rest, size - c->sent.offset);
         if (n >= 0) {
             advance(&c->sent, (size_t)n, size);
         } else if (errno == EAGAIN) {
@@ -226,6 +176,7 @@ static void connection_send(struct load *load, struct connection *c) {
 
 static void message_done(struct load *load, const struct connection *c, uint64_t message) {
     load->outstanding--;
+    load->answered++;
     if (message == 0) load->opened++;
     if (load->phase == MEASURING) {
         histogram_add(&load->latency, now_ns() - c->begun_ns[message % load->options.depth]);
@@ -253,11 +204,13 @@ static void connection_check(struct load *load, struct connection *c, const uint
     }
 }
 
-/* Epoll is edge-triggered here: a short read means that the socket is empty, unless the peer has finished as well. */
+/* Epoll is edge-triggered here: a short read means that the socket is empty, unless the peer has finished as well, or
+ * what is read are TLS records. */
 static void connection_receive(struct load *load, struct connection *c, bool until_end) {
     ssize_t n;
+    if (!channel_short_is_empty) until_end = true;
     do {
-        n = recv(c->fd, load->buffer, sizeof load->buffer, 0);
+        n = channel_receive(&c->channel, load->buffer, sizeof load->buffer);
         if (n > 0) {
             connection_check(load, c, load->buffer, (size_t)n);
         } else if (n == 0) {
@@ -267,8 +220,8 @@ static void connection_receive(struct load *load, struct connection *c, bool unt
         } else if (errno != EINTR) {
             connection_fail(load, c, "recv", errno);
         }
-        if (load->socket_type == SOCK_DGRAM) until_end = true; /* a datagram is never more than one message */
-    } while (c->fd >= 0 && (until_end || n < 0 || (size_t)n == sizeof load->buffer));
+        if (load->address.socket_type == SOCK_DGRAM) until_end = true; /* a datagram is never more than one message */
+    } while (c->channel.fd >= 0 && (until_end || n < 0 || (size_t)n == sizeof load->buffer));
 }
 
 /* Handles one batch of events; waits for it until the deadline at the most. */
@@ -292,15 +245,9 @@ static void poll_once(struct load *load, uint64_t deadline) {
 static void connection_create(struct load *load, struct connection *c) {
     c->index = load->created++;
     c->begun_ns = allocate(load->options.depth, sizeof *c->begun_ns);
-    c->fd = socket(load->address.ss_family, load->socket_type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0) die("socket %zu: %s", c->index, strerror(errno));
-    bool tcp = load->address.ss_family == AF_INET && load->socket_type == SOCK_STREAM;
-    if (tcp) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (connect(c->fd, (struct sockaddr *)&load->address, load->address_length) != 0 && errno != EINPROGRESS) {
-        die("connect %zu: %s", c->index, strerror(errno));
-    }
+    c->channel = channel_open(connect_to(&load->address, c->index / CONNECTIONS_A_GROUP));
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
-    if (epoll_ctl(load->epoll, EPOLL_CTL_ADD, c->fd, &event) != 0) die("epoll_ctl: %s", strerror(errno));
+    if (epoll_ctl(load->epoll, EPOLL_CTL_ADD, c->channel.fd, &event) != 0) die("epoll_ctl: %s", strerror(errno));
 }
 
 static void open_connections(struct load *load) {
@@ -334,67 +281,23 @@ static void drain(struct load *load) {
     while (load->outstanding > 0 && now_ns() < deadline) poll_once(load, deadline);
     for (size_t i = 0; i < load->created; i++) {
         struct connection *c = &load->connections[i];
-        if (c->fd >= 0 && c->received.message < c->begun) connection_fail(load, c, "no answer in time", 0);
+        if (c->channel.fd >= 0 && c->received.message < c->begun) connection_fail(load, c, "no answer in time", 0);
     }
-}
-
-/* ---- what the server used ---- */
-
-struct usage {
-    uint64_t wall_ns;
-    uint64_t cpu_ns;    /* user and system, all threads, the ring's kernel workers among them */
-    uint64_t sleeps;    /* voluntary context switches of the main thread */
-    uint64_t preempted; /* involuntary ones: how much it was disturbed */
-};
-
-static void read_switches(pid_t server, struct usage *usage) {
-    char line[256];
-    snprintf(line, sizeof line, "/proc/%d/status", (int)server);
-    FILE *status = fopen(line, "re");
-    if (status == NULL) die("the server is gone");
-    while (fgets(line, sizeof line, status) != NULL) {
-        if (sscanf(line, "voluntary_ctxt_switches: %" SCNu64, &usage->sleeps) == 1) continue;
-        sscanf(line, "nonvoluntary_ctxt_switches: %" SCNu64, &usage->preempted);
-    }
-    fclose(status);
-}
-
-static struct usage read_usage(pid_t server) {
-    struct usage usage = {0};
-    clockid_t clock;
-    read_switches(server, &usage);
-    if (clock_getcpuclockid(server, &clock) != 0) die("the server is gone");
-    usage.cpu_ns = clock_ns(clock);
-    usage.wall_ns = now_ns();
-    return usage;
 }
 
 /* ---- start ---- */
-
-static uint32_t parse_number(const char *text, const char *name, uint32_t most) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || value < 1 || value > most) die("bad %s: %s", name, text);
-    return (uint32_t)value;
-}
-
-static uint64_t parse_seconds(const char *text) {
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !(value >= 0 && value <= 3600)) die("bad time: %s", text);
-    return (uint64_t)(value * (double)NS_PER_SECOND);
-}
 
 static struct options parse_options(int argc, char **argv) {
     struct options o = {.connections = 1, .size = 1024, .depth = 1, .warm_ns = NS_PER_SECOND / 2,
                         .measure_ns = 2 * NS_PER_SECOND};
     int option;
-    while ((option = getopt(argc, argv, "c:s:d:w:t:p:")) != -1) {
+    while ((option = getopt(argc, argv, "c:s:d:i:lw:t:p:")) != -1) {
         switch (option) {
         case 'c': o.connections = parse_number(optarg, "number of connections", CONNECTIONS_MOST); break;
         case 's': o.size = parse_number(optarg, "message size", SIZE_MOST); break;
         case 'd': o.depth = parse_number(optarg, "pipeline depth", DEPTH_MOST); break;
+        case 'i': o.idle = parse_number(optarg, "number of idle connections", CONNECTIONS_MOST); break;
+        case 'l': o.lines = true; break;
         case 'w': o.warm_ns = parse_seconds(optarg); break;
         case 't': o.measure_ns = parse_seconds(optarg); break;
         case 'p': o.server = (pid_t)parse_number(optarg, "process id", INT32_MAX); break;
@@ -402,58 +305,19 @@ static struct options parse_options(int argc, char **argv) {
         }
     }
     if (argc - optind != 1 || o.server == 0) {
-        die("usage: load -p SERVER-PID [-c CONNECTIONS] [-s MESSAGE-BYTES] [-d PIPELINE-DEPTH] [-w WARM-UP-SECONDS]"
-            " [-t MEASURED-SECONDS] [udp:]127.0.0.1:PORT|unix:PATH");
+        die("usage: load -p SERVER-PID [-c CONNECTIONS] [-s MESSAGE-BYTES] [-d PIPELINE-DEPTH] [-i IDLE-CONNECTIONS]"
+            " [-l] [-w WARM-UP-SECONDS] [-t MEASURED-SECONDS] [udp:]127.0.0.1:PORT|unix:PATH");
     }
+    if (o.idle >= o.connections) die("of %zu connections %zu cannot be idle", o.connections, o.idle);
+    if (o.lines && o.size > LINE_MOST) die("a line has at most %d bytes", LINE_MOST);
     o.address = argv[optind];
     return o;
-}
-
-static void parse_address(struct load *load) {
-    static const char tcp[] = "127.0.0.1:", local[] = "unix:", udp[] = "udp:"; /* nothing leaves the machine */
-    const char *text = load->options.address;
-    load->socket_type = SOCK_STREAM;
-    if (strncmp(text, udp, sizeof udp - 1) == 0) {
-        load->socket_type = SOCK_DGRAM;
-        text += sizeof udp - 1;
-    }
-    if (strncmp(text, tcp, sizeof tcp - 1) == 0) {
-        uint32_t port = parse_number(text + sizeof tcp - 1, "port", UINT16_MAX);
-        struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-        in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        memcpy(&load->address, &in, load->address_length = sizeof in);
-    } else if (strncmp(text, local, sizeof local - 1) == 0) {
-        struct sockaddr_un un = {.sun_family = AF_UNIX};
-        const char *path = text + sizeof local - 1;
-        if (strlen(path) >= sizeof un.sun_path) die("path too long: %s", path);
-        memcpy(un.sun_path, path, strlen(path));
-        memcpy(&load->address, &un, load->address_length = sizeof un);
-    } else {
-        die("an address is [udp:]127.0.0.1:PORT or unix:PATH, not %s", text);
-    }
-}
-
-static void raise_file_limit(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-static void print_result(const struct load *load, const struct usage *from, const struct usage *to) {
-    const struct histogram *h = &load->latency;
-    printf("{\"requests\": %" PRIu64 ", \"seconds\": %.6f, \"errors\": %" PRIu64, h->total,
-           (double)(to->wall_ns - from->wall_ns) / (double)NS_PER_SECOND, load->errors);
-    printf(", \"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p999_ns\": %" PRIu64, histogram_quantile(h, 0.5),
-           histogram_quantile(h, 0.99), histogram_quantile(h, 0.999));
-    printf(", \"cpu_ns\": %" PRIu64 ", \"sleeps\": %" PRIu64 ", \"preempted\": %" PRIu64 "}\n",
-           to->cpu_ns - from->cpu_ns, to->sleeps - from->sleeps, to->preempted - from->preempted);
 }
 
 int main(int argc, char **argv) {
     struct load *load = allocate(1, sizeof *load);
     load->options = parse_options(argc, argv);
-    parse_address(load);
+    load->address = parse_address(load->options.address);
     raise_file_limit();
     fill_table(load);
     load->connections = allocate(load->options.connections, sizeof *load->connections);
@@ -468,6 +332,6 @@ int main(int argc, char **argv) {
     struct usage to = read_usage(load->options.server);
     drain(load);
 
-    print_result(load, &from, &to);
+    print_result(&load->latency, load->answered, load->errors, &from, &to);
     return load->errors == 0 ? 0 : 1;
 }
