@@ -375,7 +375,8 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     engine->closing = true;
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
-    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
+    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
+        uint64_t before = engine->stats.completions;
         engine->event_count = 0;
         ul_buffers_recycle(&engine->buffers);
         ul_buffers_recycle(&reactor->endpoints.buffers);
@@ -387,6 +388,8 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
         engine->event_count = 0;
         if (ul_reactor_enter(reactor, 1, UL_DRAIN_STEP_NS))
             return false;
+        if (engine->stats.completions == before) /* else it is on its way: more than the CQ holds may have to come */
+            waited_ms += UL_DRAIN_STEP_NS / 1000000;
     }
     return false;
 }
