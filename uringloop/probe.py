@@ -101,7 +101,7 @@ def default_buffers(incremental: bool) -> tuple[int, int]:
 def usable_files(found: Probe, wanted: int | None) -> int:
     """Slots for the fixed-file table: `wanted`, or as many as the process may have fds; 0 where the kernel would leak
     sockets."""
-    if wanted is not None and (not isinstance(wanted, int) or wanted < 0):
+    if wanted is not None and (type(wanted) is not int or wanted < 0):
         return wanted  # Options refuses it
     if not found.fixed_files:
         return 0
