@@ -64,7 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transports.stream", "transports.datagram", "transports.process", "sockets"),
     ("transports.base", "operations"),
     ("selector", "probe", "stats", "handles", "compat"),
-    ("reactor", "addresses"),
+    ("reactor", "addresses", "environment"),
     ("core._core", "_version"),
 )
 # Python that is not part of what runs.
@@ -75,7 +75,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("reactor",),
     ("stream", "listener", "datagram", "op"),
     ("engine",),
-    ("files", "buffers", "table", "sendqueue", "wake"),
+    ("files", "buffers", "table", "sendqueue", "wake", "restrictions"),
     ("ring",),
     ("abi",),
 )

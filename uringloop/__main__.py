@@ -14,7 +14,7 @@ import types
 import zipfile
 from collections.abc import Sequence
 
-from uringloop import Probe, Unavailable, _version, compat, new_event_loop, probe
+from uringloop import Probe, Unavailable, _version, compat, environment, new_event_loop, probe
 from uringloop.policy import event_loop_policy_class
 
 _USAGE_ERROR = 2
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_usage(sys.stderr)
         print("uringloop: give a script, a module with -m, or --check", file=sys.stderr)
         return _USAGE_ERROR
+    if chosen.hardened:
+        os.environ[environment.HARDENED] = "1"  # the program's own processes inherit it
     try:
         new_event_loop().close()
     except Unavailable as unavailable:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m uringloop",
-        usage="python -m uringloop [--check] [-m module | script] [arguments ...]",
+        usage="python -m uringloop [--check] [--hardened] [-m module | script] [arguments ...]",
         description="Run an asyncio program on io_uring, unchanged.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", dest="module", metavar="module", help="run a module, as python -m does")
     parser.add_argument(
         "--check", action="store_true", help="print what io_uring offers here; exit 1 if it cannot be used"
+    )
+    parser.add_argument(
+        "--hardened", action="store_true", help="let the kernel refuse whatever the loop does not need of io_uring"
     )
     parser.add_argument("--version", action="version", version=f"uringloop {_version.__version__}")
     return parser
@@ -155,6 +160,7 @@ def _features(found: Probe) -> list[tuple[bool, str, str]]:
         ),
         (found.inline_sends, "sends that complete while submitted (Linux 6.1)", "each send has a completion; slower"),
         (found.datagrams, "multishot receive of datagrams (Linux 6.1)", "they are received by readiness; slower"),
+        (found.no_sqarray, "submission queue without an index (Linux 6.6)", "nothing to speak of"),
         (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
         (found.fixed_files, "fixed files that are freed at once (Linux 6.13)", "sockets are looked up at each request"),
     ]

@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
 
-from uringloop import compat, splice
+from uringloop import compat, environment, splice
 from uringloop.handles import Handle, run_handle
 from uringloop.operations import Operations
-from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, usable_files
+from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
 from uringloop.sockets import SocketCoroutines
@@ -61,6 +61,7 @@ class Loop(SocketCoroutines):
         buffer_size: int | None = None,
         files: int | None = None,
         datagram_buffers: int | None = None,
+        hardened: bool | None = None,
     ) -> None:
         """A loop on a ring of its own; what is None is chosen. The arguments are those of `reactor.Options`.
 
@@ -75,6 +76,7 @@ class Loop(SocketCoroutines):
                 buffer_size=buffer_size,
                 files=files,
                 datagram_buffers=datagram_buffers,
+                hardened=hardened,
             )
         )
         self._selector = RingSelector(self._reactor)
@@ -433,6 +435,7 @@ def choose_options(
     buffer_size: int | None,
     files: int | None,
     datagram_buffers: int | None,
+    hardened: bool | None,
 ) -> Options:
     """The options given, and for the others what suits this kernel and this process."""
     found = probe()
@@ -447,4 +450,6 @@ def choose_options(
         datagram_buffers=(DATAGRAM_BUFFERS if datagram_buffers is None else datagram_buffers) if found.datagrams else 0,
         register_ring=found.registered_ring,
         inline_sends=found.inline_sends,
+        hardened=environment.hardened() if hardened is None else hardened,
+        without_flags=unwanted_flags(found),
     )

@@ -70,10 +70,10 @@ class Operations:
         self._loop: asyncio.AbstractEventLoop | None = loop
         self._selector = selector
         self._reactor = reactor
-        self._known: dict[int, bool] = {}  # opcode -> whether the kernel has it
+        self._known: dict[int, bool] = {}  # opcode -> whether it can be used
 
     def has(self, opcode: int) -> bool:
-        """True if the kernel has this operation."""
+        """True if the kernel has this operation and this ring may do it."""
         known = self._known.get(opcode)
         if known is None:
             known = self._known[opcode] = self._reactor.has(opcode)

@@ -8,9 +8,11 @@ import os
 import resource
 import select
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from uringloop import environment
 from uringloop.addresses import packer
 from uringloop.reactor import (
     EVENT_DATA,
@@ -18,6 +20,7 @@ from uringloop.reactor import (
     EVENT_LOST,
     NAME_BITS,
     SETUP_DEFER_TASKRUN,
+    SETUP_NO_SQARRAY,
     Options,
     Reactor,
 )
@@ -53,8 +56,13 @@ class Probe:
     registered_ring: bool = False  # Linux 5.18
     inline_sends: bool = False  # a send that is short is told apart from one that is not: Linux 6.1
     datagrams: bool = False  # multishot recvmsg, and addresses on sends: Linux 6.1
+    no_sqarray: bool = False  # a submission queue without an index into it: Linux 6.6
     incremental_buffers: bool = False  # Linux 6.12
     fixed_files: bool = False  # a removed fixed file is freed at once: Linux 6.13
+
+
+# What the loop does without where it is missing, and where URINGLOOP_WITHOUT names it.
+OPTIONAL = frozenset(Probe.__dataclass_fields__) - {"available", "reason", "remedy", "errno", "multishot_recv"}
 
 
 class Unavailable(OSError):
@@ -67,11 +75,17 @@ class Unavailable(OSError):
 
 @functools.cache
 def probe() -> Probe:
-    """Look once in a process; some milliseconds the first time."""
+    """Look once in a process; some milliseconds the first time. Raises ValueError for a wrong URINGLOOP_WITHOUT."""
+    unwanted = environment.without(OPTIONAL)
     try:
-        return _look()
+        return _less(_look(), unwanted)
     except OSError as exc:
         return explain(exc)
+
+
+def _less(found: Probe, features: frozenset[str]) -> Probe:
+    absent: dict[str, Any] = dict.fromkeys(features, False)
+    return replace(found, **absent)
 
 
 def forget() -> None:
@@ -87,7 +101,7 @@ def default_buffers(incremental: bool) -> tuple[int, int]:
 def usable_files(found: Probe, wanted: int | None) -> int:
     """Slots for the fixed-file table: `wanted`, or as many as the process may have fds; 0 where the kernel would leak
     sockets."""
-    if wanted is not None and (not isinstance(wanted, int) or wanted < 0):
+    if wanted is not None and (type(wanted) is not int or wanted < 0):
         return wanted  # Options refuses it
     if not found.fixed_files:
         return 0
@@ -95,6 +109,11 @@ def usable_files(found: Probe, wanted: int | None) -> int:
     if limit == resource.RLIM_INFINITY:
         limit = FILES_MAX
     return min(limit, FILES_MAX if wanted is None else wanted)
+
+
+def unwanted_flags(found: Probe) -> int:
+    """SETUP_... flags that are not to be asked for."""
+    return (0 if found.defer_taskrun else SETUP_DEFER_TASKRUN) | (0 if found.no_sqarray else SETUP_NO_SQARRAY)
 
 
 def _options(buffers: int, files: int, incremental: bool) -> Options:
@@ -109,6 +128,7 @@ def _look() -> Probe:
         reactor.begin()
         report = reactor.report()
         defer_taskrun = bool(report.setup_flags & SETUP_DEFER_TASKRUN)
+        no_sqarray = bool(report.setup_flags & SETUP_NO_SQARRAY)
         registered_ring = bool(report.ring_registered)
         multishot_recv = _receives_twice(reactor)
         inline_sends = _loses_nothing_of_a_short_send(reactor)
@@ -130,6 +150,7 @@ def _look() -> Probe:
         registered_ring=registered_ring,
         inline_sends=inline_sends,
         datagrams=datagrams,
+        no_sqarray=no_sqarray,
         incremental_buffers=_has_incremental_buffers(),
         fixed_files=_frees_fixed_files(),
     )

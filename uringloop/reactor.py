@@ -67,6 +67,7 @@ OP_GETXATTR: Final[int] = _lib.IORING_OP_GETXATTR
 OP_FTRUNCATE: Final[int] = _lib.IORING_OP_FTRUNCATE
 SQE_ASYNC: Final[int] = _lib.IOSQE_ASYNC
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
+SETUP_NO_SQARRAY: Final[int] = _lib.IORING_SETUP_NO_SQARRAY
 
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
 BULK_BYTES_MAX: Final[int] = _lib.UL_BULK_BYTES_MAX
@@ -96,6 +97,8 @@ class Options:
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
     inline_sends: let sends complete while they are submitted, with a completion only for those that were short.
+    hardened: let the kernel refuse whatever the engines do not do, see core/restrictions.h (Linux 5.10).
+    without_flags: SETUP_... flags not to ask the kernel for.
     """
 
     entries: int
@@ -106,6 +109,8 @@ class Options:
     datagram_buffers: int = 0
     register_ring: bool = True
     inline_sends: bool = True
+    hardened: bool = False
+    without_flags: int = 0
 
     def __post_init__(self) -> None:
         for name in ("entries", "buffers", "buffer_size", "files", "datagram_buffers"):
@@ -157,6 +162,8 @@ class Reactor:
                 "incremental": options.incremental_buffers,
                 "register_ring": options.register_ring,
                 "inline_sends": options.inline_sends,
+                "hardened": options.hardened,
+                "without_flags": options.without_flags,
             },
         )
         error = _ffi.new("int *")
@@ -314,7 +321,7 @@ class Reactor:
         return _checked(self._operation_start(opcode, fd, address, length, offset, flags, file_index, address3))
 
     def has(self, opcode: int) -> bool:
-        """True if the kernel has this operation (OP_...)."""
+        """True if the kernel has this operation (OP_...) and this ring may do it."""
         return not self.closed and bool(_lib.ul_reactor_has(self._pointer, opcode))
 
     def report(self) -> Any:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from uringloop.files.requests import in_thread
 from uringloop.reactor import OP_POLL_ADD, OP_READ, OP_SPLICE, address_of, pin
 
 if TYPE_CHECKING:
@@ -115,15 +116,7 @@ class Pipe:
         self, operations: Operations, sock_fd: int, fd: int, offset: int, size: int, account: Callable[[int], None]
     ) -> int:
         """Send one pipe's worth of the file, and tell `account` of the bytes as they go; how many, 0 at its end."""
-        filled = await operations.start(
-            OP_SPLICE,
-            self._write_end,
-            address=offset,  # of the file that is read
-            length=size,
-            offset=_NO_OFFSET,
-            file_index=fd,
-            patient=True,
-        )
+        filled = await self._fill(operations, fd, offset, size)
         left = filled
         while left:
             try:
@@ -134,6 +127,19 @@ class Pipe:
                 left -= done
                 account(done)
         return filled
+
+    async def _fill(self, operations: Operations, fd: int, offset: int, size: int) -> int:
+        if not operations.has(OP_SPLICE):
+            return await in_thread(os.splice, fd, self._write_end, size, offset_src=offset)
+        return await operations.start(
+            OP_SPLICE,
+            self._write_end,
+            address=offset,  # of the file that is read
+            length=size,
+            offset=_NO_OFFSET,
+            file_index=fd,
+            patient=True,
+        )
 
     def close(self) -> None:
         os.close(self._read_end)

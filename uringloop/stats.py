@@ -22,6 +22,7 @@ class Stats:
     cq_entries: int
     defer_taskrun: bool  # completions run only when the loop asks for them (Linux 6.1)
     ring_fd_registered: bool  # true while the loop runs
+    hardened: bool  # the kernel refuses what the loop does not do
     operations_in_flight: int  # requests in the kernel, less those that the loop itself always keeps there
     # Receiving.
     receives: int
@@ -75,6 +76,7 @@ class Stats:
             cq_entries=report.cq_entries,
             defer_taskrun=bool(report.setup_flags & SETUP_DEFER_TASKRUN),
             ring_fd_registered=report.ring_registered,
+            hardened=report.hardened,
             operations_in_flight=report.in_flight - own_polls - own_wake,
             receives=stats.receives,
             receive_arms=stats.receive_arms,

@@ -188,6 +188,19 @@ static void hundreds_of_streams_are_given_back(void) {
     }
 }
 
+/* Their last completions fill a small CQ hundreds of times over. */
+static void thousands_of_operations_are_given_back(void) {
+    int ends[2];
+    struct ul_reactor *reactor = begin_reactor();
+    SYSTEM(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    for (int i = 0; i < 5000; i++)
+        CHECK_INT(ul_operation_start(ul_reactor_operations(reactor), IORING_OP_POLL_ADD, ends[0], 0, 0, 0, POLLIN, 0, 0), >=, 0);
+    CHECK_INT(ul_reactor_tick(reactor, 0), >=, 0);
+    CHECK_INT(ul_reactor_close(reactor), ==, 0);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void a_reactor_that_cannot_be_made_leaves_nothing(void) {
     int error = 0;
     close_promptly(reactor_open(&setting->options));
@@ -374,6 +387,7 @@ int main(int count, char **arguments) {
         RUN(wakes_may_come_while_it_closes);
         RUN(close_without_an_end_takes_the_registration_back);
         RUN(hundreds_of_streams_are_given_back);
+        RUN(thousands_of_operations_are_given_back);
         RUN(a_reactor_that_cannot_be_made_leaves_nothing);
         RUN(a_forked_child_abandons_and_the_parent_goes_on);
         RUN(a_child_that_knows_nothing_does_not_keep_the_port);

@@ -144,6 +144,14 @@ struct io_uring_sync_cancel_reg {
 };
 static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_cancel_reg size");
 
+struct io_uring_restriction {
+    uint16_t opcode;
+    uint8_t what; /* a union in the kernel: register_op, sqe_op, sqe_flags; which of them is in `opcode` */
+    uint8_t resv;
+    uint32_t resv2[3];
+};
+static_assert(sizeof(struct io_uring_restriction) == 16, "io_uring_restriction size");
+
 /* mmap offsets. FEAT_SINGLE_MMAP (5.4) is required, so the CQ ring needs no mapping of its own. */
 #define IORING_OFF_SQ_RING 0ULL
 #define IORING_OFF_SQES 0x10000000ULL
@@ -180,6 +188,7 @@ static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_canc
 #define IORING_REGISTER_FILES 2
 #define IORING_UNREGISTER_FILES 3
 #define IORING_REGISTER_PROBE 8
+#define IORING_REGISTER_RESTRICTIONS 11 /* 5.10 */
 #define IORING_REGISTER_ENABLE_RINGS 12
 #define IORING_REGISTER_FILES2 13
 #define IORING_REGISTER_RING_FDS 20
@@ -190,6 +199,11 @@ static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_canc
 #define IORING_RSRC_REGISTER_SPARSE (1U << 0)
 #define IOU_PBUF_RING_INC 2 /* 6.12 */
 #define IO_URING_OP_SUPPORTED (1U << 0)
+
+/* io_uring_restriction.opcode */
+#define IORING_RESTRICTION_REGISTER_OP 0
+#define IORING_RESTRICTION_SQE_OP 1
+#define IORING_RESTRICTION_SQE_FLAGS_ALLOWED 2
 
 /* operations */
 enum io_uring_op {

@@ -54,6 +54,7 @@ struct ul_options {
     bool incremental;
     bool register_ring;
     bool inline_sends;
+    bool hardened;
     uint32_t without_flags;
 };
 
@@ -75,7 +76,7 @@ struct ul_report {
     uint32_t files, slots_in_use;
     uint32_t buffer_count, buffer_size, buffers_in_use;
     uint32_t datagram_buffers, datagram_buffers_in_use;
-    bool enabled, incremental, ring_registered;
+    bool enabled, incremental, ring_registered, hardened;
     ...;
 };
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "restrictions.h"
+
 /* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
 #define UL_DRAIN_MS 1000
 #define UL_DRAIN_STEP_NS 10000000
@@ -28,7 +30,8 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     error = ul_files_open(&engine->files, &engine->ring, options->files);
     if (error)
         return error;
-    return ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, UL_BULK_BYTES_MAX, options->incremental);
+    error = ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, UL_BULK_BYTES_MAX, options->incremental);
+    return error || !options->hardened ? error : ul_restrictions_register(&engine->ring);
 }
 
 static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
@@ -230,6 +233,8 @@ static int ul_reactor_open_next_ring(struct ul_reactor *reactor, struct ul_ring 
         error = ul_buffers_register(&reactor->engine.buffers, next);
     if (!error && reactor->endpoints.buffers.open)
         error = ul_buffers_register(&reactor->endpoints.buffers, next);
+    if (!error && options->hardened)
+        error = ul_restrictions_register(next);
     if (!error)
         error = ul_ring_enable(next);
     if (error)
@@ -375,7 +380,8 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     engine->closing = true;
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
-    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS; waited_ms += UL_DRAIN_STEP_NS / 1000000) {
+    for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
+        uint64_t before = engine->stats.completions;
         engine->event_count = 0;
         ul_buffers_recycle(&engine->buffers);
         ul_buffers_recycle(&reactor->endpoints.buffers);
@@ -387,6 +393,8 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
         engine->event_count = 0;
         if (ul_reactor_enter(reactor, 1, UL_DRAIN_STEP_NS))
             return false;
+        if (engine->stats.completions == before) /* else it is on its way: more than the CQ holds may have to come */
+            waited_ms += UL_DRAIN_STEP_NS / 1000000;
     }
     return false;
 }
@@ -440,10 +448,13 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
         .enabled = reactor->state == UL_REACTOR_ENABLED,
         .incremental = engine->buffers.incremental,
         .ring_registered = engine->ring.registered_index >= 0,
+        .hardened = reactor->options.hardened,
     };
 }
 
-bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode) { return ul_ring_has(&reactor->engine.ring, opcode); }
+bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode) {
+    return (!reactor->options.hardened || ul_restrictions_allow(opcode)) && ul_ring_has(&reactor->engine.ring, opcode);
+}
 
 struct ul_streams *ul_reactor_streams(struct ul_reactor *reactor) { return &reactor->streams; }
 struct ul_listeners *ul_reactor_listeners(struct ul_reactor *reactor) { return &reactor->listeners; }

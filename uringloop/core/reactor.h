@@ -24,6 +24,7 @@ struct ul_options {
     bool incremental;       /* incremental buffers */
     bool register_ring;     /* register the ring's own fd */
     bool inline_sends;      /* sends complete while they are submitted */
+    bool hardened;          /* the ring is restricted, see restrictions.h */
     uint32_t without_flags; /* IORING_SETUP_ flags not to ask for */
 };
 
@@ -36,7 +37,7 @@ struct ul_report {
     uint32_t files, slots_in_use;
     uint32_t buffer_count, buffer_size, buffers_in_use;
     uint32_t datagram_buffers, datagram_buffers_in_use;
-    bool enabled, incremental, ring_registered;
+    bool enabled, incremental, ring_registered, hardened;
 };
 
 struct ul_reactor {
@@ -83,7 +84,7 @@ void ul_reactor_abandon(struct ul_reactor *reactor);
 
 void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report);
 
-/* True if the kernel has this operation. */
+/* True if the kernel has this operation and the ring may do it. */
 bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode);
 
 /* For the binding. */

@@ -1,0 +1,67 @@
+"""A hardened loop works by the networking that its ring may do; tests/core/test_restrictions.c has what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+import uringloop
+
+CORE = Path(uringloop.__file__).parent / "core"
+
+
+def test_the_table_is_what_the_engines_submit() -> None:
+    submitted = set()
+    for path in CORE.glob("*.c"):
+        if path.name not in ("restrictions.c", "_core.c"):
+            submitted |= set(re.findall(r"\bIORING_OP_\w+", path.read_text()))
+    allowed = set(re.findall(r"\bIORING_OP_\w+", (CORE / "restrictions.c").read_text()))
+    assert submitted == allowed
+
+
+async def _exchange(folder: Path) -> bytes:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readline())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"hello\n")
+        answered = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    async with uringloop.open(folder / "file", "wb") as file:
+        await file.write(answered)
+    async with uringloop.open(folder / "file", "rb") as file:
+        return bytes(await file.read())
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_hardened_loop_serves_and_writes_files(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "environment":
+        monkeypatch.setenv("URINGLOOP_HARDENED", "1")
+    loop = uringloop.new_event_loop(**({"hardened": True} if way == "argument" else {}))
+    try:
+        assert loop.stats().hardened  # type: ignore[attr-defined]
+        assert loop.run_until_complete(_exchange(tmp_path)) == b"hello\n"
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+def test_what_the_environment_says_must_make_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URINGLOOP_HARDENED", "yes")
+    with pytest.raises(ValueError, match="URINGLOOP_HARDENED"):
+        uringloop.new_event_loop()
+
+
+def test_the_argument_is_stronger_than_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URINGLOOP_HARDENED", "1")
+    loop = uringloop.new_event_loop(hardened=False)
+    try:
+        assert not loop.stats().hardened  # type: ignore[attr-defined]
+    finally:
+        loop.close()
