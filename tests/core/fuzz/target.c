@@ -167,7 +167,7 @@ static void call_stream(uint32_t what) {
         ul_stream_abort(all, token, EIO);
         break;
     case 8:
-        REQUIRE(ul_stream_receive(all, token) <= (int)UL_BULK_BUFFER_BYTES);
+        REQUIRE(ul_stream_send_now(all, token, data, 1 + input_word() % DATA_BYTES) <= DATA_BYTES);
         break;
     default:
         REQUIRE(ul_stream_queued(all, token) >= 0);
