@@ -75,7 +75,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("reactor",),
     ("stream", "listener", "datagram", "op"),
     ("engine",),
-    ("files", "buffers", "table", "sendqueue", "wake"),
+    ("files", "buffers", "table", "sendqueue", "wake", "sendfile"),
     ("ring",),
     ("abi",),
 )
