@@ -1,10 +1,10 @@
-"""A file's bytes to a socket, within the kernel.
+"""A file's bytes to a socket or to another file, within the kernel.
 
 Facts: sendfile(2) to a socket that does not block still blocks on the disk, for what the page cache has not got. The
 ring's SPLICE does not, since a worker thread of the kernel's waits; but it costs a change to that thread and back, and
 a pipe between file and socket.
 So: what the cache has goes by sendfile(2) (core/sendfile.h), the rest by SPLICE into a pipe and from there to the
-socket.
+socket. A copy is two SPLICEs for each piece, file to pipe and pipe to file.
 """
 
 from __future__ import annotations
@@ -97,19 +97,31 @@ async def send_file(operations: Operations, target: Target, fd: int, offset: int
     return sent
 
 
+async def copy_file(operations: Operations, source: int, target: int) -> None:
+    """Copy all of one file, an fd, to another that is empty."""
+    pipe = Pipe()
+    offset = 0
+    try:
+        while filled := await pipe.fill(operations, source, offset, PIPE_BYTES):
+            await pipe.empty(operations, target, offset, filled)
+            offset += filled
+            if offset == os.fstat(source).st_size:
+                break  # most likely, and then the end need not be asked for
+    finally:
+        pipe.close()
+
+
 class Pipe:
-    """Where bytes are between file and socket."""
+    """Where bytes are between a file and what they are for."""
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with suppress(OSError):  # a smaller one does
             fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    async def send(
-        self, operations: Operations, target: Target, fd: int, offset: int, size: int, account: Callable[[int], None]
-    ) -> int:
-        """Send one pipe's worth of the file, and tell `account` of the bytes as they go; how many, 0 at its end."""
-        filled = await operations.start(
+    async def fill(self, operations: Operations, fd: int, offset: int, size: int) -> int:
+        """Take one pipe's worth of the file; how many bytes, 0 at its end."""
+        return await operations.start(
             OP_SPLICE,
             self._write_end,
             address=offset,  # of the file that is read
@@ -118,6 +130,27 @@ class Pipe:
             file_index=fd,
             patient=True,
         )
+
+    async def empty(self, operations: Operations, fd: int, offset: int, size: int) -> None:
+        """Write so many bytes to a file."""
+        while size:
+            done = await operations.start(
+                OP_SPLICE,
+                fd,
+                address=_NO_OFFSET,
+                length=size,
+                offset=offset,  # of the file that is written
+                file_index=self._read_end,
+                patient=True,
+            )
+            offset += done
+            size -= done
+
+    async def send(
+        self, operations: Operations, target: Target, fd: int, offset: int, size: int, account: Callable[[int], None]
+    ) -> int:
+        """Send one pipe's worth of the file, and tell `account` of the bytes as they go; how many, 0 at its end."""
+        filled = await self.fill(operations, fd, offset, size)
         left = filled
         while left:
             try:
