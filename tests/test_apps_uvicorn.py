@@ -9,19 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
-from support import PATIENCE, eventually, soon
+from support import PATIENCE, eventually, loop_kind, soon
+
+import uringloop
+from uringloop import fs
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "hello_fastapi.py"
 MORE_THAN_THE_KERNEL_TAKES = 16 << 20  # bytes that cannot all wait in socket buffers
@@ -178,9 +183,9 @@ def wait_until_refused(server: Uvicorn) -> None:
 
 
 @asynccontextmanager
-async def serving(parser: str) -> AsyncIterator[tuple[uvicorn.Server, aiohttp.ClientSession]]:
+async def serving(parser: str, served: Any = app) -> AsyncIterator[tuple[uvicorn.Server, aiohttp.ClientSession]]:
     """The server, and a client of it, both on the running loop."""
-    config = uvicorn.Config(app, port=0, http=parser, log_config=None, lifespan="off")
+    config = uvicorn.Config(served, port=0, http=parser, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started or serving.done())
@@ -234,3 +239,54 @@ async def test_websocket_talks_through_uvicorn() -> None:
         for number in range(100):
             await websocket.send_str(f"message {number}")
             assert await soon(websocket.receive_str()) == f"message {number}"
+
+
+CONTENT = os.urandom(1_000_003)
+
+
+@asynccontextmanager
+async def serving_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[aiohttp.ClientSession]:
+    """Starlette's FileResponse, as docs/files.md tells to use it."""
+    path.write_bytes(CONTENT)  # noqa: ASYNC240
+    monkeypatch.setattr(FileResponse, "_open_file", lambda response: uringloop.open(response.path, "rb"))
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await FileResponse(path, stat_result=await fs.stat(path))(scope, receive, send)
+
+    async with serving("httptools", answer) as (_, http):
+        yield http
+
+
+async def test_file_is_read_without_threads_by_starlette(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = threading.active_count()
+    async with serving_file(tmp_path / "file", monkeypatch) as http:
+        async with http.get("/") as response:
+            assert await response.read() == CONTENT
+        async with http.get("/", headers={"Range": "bytes=1000-99999"}) as response:
+            assert response.status == 206
+            assert await response.read() == CONTENT[1000:100_000]
+        async with http.get("/", headers={"Range": "bytes=0-9,500000-500009"}) as response:
+            body = await response.read()
+            assert CONTENT[:10] in body
+            assert CONTENT[500_000:500_010] in body
+        if loop_kind() == "uringloop":
+            assert threading.active_count() == started
+
+
+async def test_client_of_starlette_that_leaves_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving_file(tmp_path / "file", monkeypatch) as http:
+        async with http.get("/") as response:  # connected
+            await response.read()
+        for _ in range(3):
+            async with http.get("/") as response:
+                await response.content.readexactly(1)
+                response.close()
+        await eventually(lambda: not any(link.endswith("/file") for link in links_of_open_files()))
+
+
+def links_of_open_files() -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            yield os.readlink(f"/proc/self/fd/{fd}")

@@ -225,7 +225,7 @@ async def test_misaligned_direct_read_is_refused_and_an_aligned_one_is_not(path:
 
 @pytest.fixture
 def small_disk() -> Iterator[int]:
-    """Files of this process may not pass 100,000 bytes: a disk that is full, for whoever writes."""
+    """Files of this process may not pass 100,000 bytes."""
     limit = 100_000
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -235,7 +235,7 @@ def small_disk() -> Iterator[int]:
     signal.signal(signal.SIGXFSZ, handler)
 
 
-async def test_full_disk(tmp_path: Path, small_disk: int) -> None:
+async def test_file_that_may_not_grow(tmp_path: Path, small_disk: int) -> None:
     file = await uringloop.open(tmp_path / "file", "wb")
     with pytest.raises(OSError, match="too large") as failure:
         await file.write(b"x" * 150_000)
@@ -246,6 +246,33 @@ async def test_full_disk(tmp_path: Path, small_disk: int) -> None:
         await file.close()
     assert file.closed
     assert (tmp_path / "file").read_bytes() == b"x" * small_disk
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=PATIENCE)
+
+
+async def test_full_disk(full_disk: Path) -> None:
+    file = await uringloop.open(full_disk / "file", "wb")
+    with pytest.raises(OSError, match="No space left") as failure:
+        await file.write(b"x" * 300_000)
+    assert failure.value.errno == errno.ENOSPC
+    taken = await file.tell()
+    assert 0 < taken <= 256 * 1024
+    await file.write(b"y")
+    with pytest.raises(OSError, match="No space left"):
+        await file.close()
+    assert file.closed
+    assert (full_disk / "file").read_bytes() == b"x" * taken
 
 
 async def test_dev_full() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import eventually, fence, open_files, soon
 
 from uringloop import fs
 from uringloop.operations import Operations
@@ -143,8 +147,69 @@ async def test_extended_attributes(tmp_path: Path) -> None:
     assert os.listxattr(path) == ["user.two"]
 
 
-async def test_copy(tmp_path: Path) -> None:
-    content = os.urandom(3 << 20)
-    (tmp_path / "from").write_bytes(content)
-    assert await fs.copyfile(tmp_path / "from", tmp_path / "to") == tmp_path / "to"
-    assert (tmp_path / "to").read_bytes() == content
+@pytest.mark.parametrize("size", [0, 1, 3 << 20])
+async def test_copy(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.write_bytes(content)
+    target.write_bytes(b"something longer" * 10)
+    before = open_files()
+    assert await fs.copyfile(source, target) == target
+    assert target.read_bytes() == content
+    assert open_files() == before
+
+
+async def test_copy_of_a_file_that_tells_no_size(tmp_path: Path) -> None:
+    await fs.copyfile("/proc/self/status", tmp_path / "to")
+    assert (tmp_path / "to").read_text().startswith("Name:")
+
+
+async def test_copy_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "from").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("from")
+    await fs.copyfile(tmp_path / "link", tmp_path / "file")
+    await fs.copyfile(tmp_path / "link", tmp_path / "another", follow_symlinks=False)
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert os.readlink(tmp_path / "another") == "from"
+    (tmp_path / "from").unlink()
+    await fs.copyfile(tmp_path / "link", tmp_path / "dangling", follow_symlinks=False)
+    assert os.readlink(tmp_path / "dangling") == "from"
+
+
+async def test_copy_fails_as_of_shutil(tmp_path: Path) -> None:
+    file, folder, fifo = tmp_path / "file", tmp_path / "folder", tmp_path / "fifo"
+    file.write_bytes(b"content")
+    folder.mkdir()
+    os.mkfifo(fifo)
+    (tmp_path / "link").symlink_to(file)
+    before = open_files()
+    for arguments in [
+        (tmp_path / "none", tmp_path / "to"),
+        (folder, tmp_path / "to"),
+        (file, folder),
+        (file, f"{tmp_path}/none/"),
+        (file, tmp_path / "none" / "to"),
+        (fifo, tmp_path / "to"),
+        (file, fifo),
+        (file, file),
+        (file, tmp_path / "link"),
+    ]:
+        expected = await error_of(shutil.copyfile, *arguments)
+        assert await error_of(fs.copyfile, *arguments) == expected, arguments
+    with pytest.raises(OSError, match="No space"):
+        await fs.copyfile(file, "/dev/full")
+    assert open_files() == before
+
+
+@pytest.mark.only_on("uringloop")
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelled_copy_leaves_no_file_open(tmp_path: Path, turns: int) -> None:
+    (tmp_path / "from").write_bytes(os.urandom(3 << 20))
+    before = open_files()
+    copying = asyncio.create_task(fs.copyfile(tmp_path / "from", tmp_path / "to"))
+    for _ in range(turns):
+        await fence()
+    copying.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await soon(copying)
+    await eventually(lambda: open_files() == before)

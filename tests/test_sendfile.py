@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import ssl
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no sendfi
 def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
     (tmp_path / "file").write_bytes(CONTENT)
     if request.param == "not cached":
-        monkeypatch.setattr(splice, "is_cached", lambda fd, offset, size: False)
+        monkeypatch.setattr(splice, "sendfile_cached", lambda sock, fd, offset, size: -errno.ENODATA)
     with open(tmp_path / "file", "rb") as file:
         yield file
 
@@ -111,6 +112,21 @@ async def test_peer_that_goes_away_ends_it(file: BinaryIO) -> None:
             await soon(task)
 
 
+@pytest.mark.only_on("uringloop")  # on asyncio it waits for ever
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_connection_that_is_closed_meanwhile_ends_it(file: BinaryIO, end: str) -> None:
+    before = open_files()
+    async with Served() as served:
+        transport = served.writer.transport
+        task = sending(served, file)
+        await soon(served.reader.readexactly(1))
+        getattr(transport, end)()
+        with pytest.raises(ConnectionError):
+            await soon(task)
+        assert 1 + len(await soon(served.reader.read())) == file.tell() < len(CONTENT)
+    assert open_files() == before
+
+
 async def test_file_that_is_none(file: BinaryIO) -> None:
     async with Served() as served:
         with pytest.raises(asyncio.SendfileNotAvailableError):
@@ -131,6 +147,19 @@ async def test_under_tls(
             assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]
 
 
+class Sink:
+    """Takes all."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    async def room(self) -> None:
+        raise AssertionError
+
+
 @pytest.mark.only_on("uringloop")
 async def test_socket_that_takes_it_all_does_not_keep_the_loop_to_itself(file: BinaryIO) -> None:
     turns = 0
@@ -145,7 +174,7 @@ async def test_socket_that_takes_it_all_does_not_keep_the_loop_to_itself(file: B
     assert isinstance(loop, uringloop.Loop)
     counting = asyncio.create_task(count())
     with open(os.devnull, "wb") as sink:  # noqa: ASYNC230
-        sent = await soon(splice.send_file(loop._operations, sink.fileno(), file.fileno(), 0, None))
+        sent = await soon(splice.send_file(loop._operations, Sink(sink.fileno()), file.fileno(), 0, None))
     counting.cancel()
     assert sent == len(CONTENT)
-    assert turns >= len(CONTENT) // splice.CHUNK
+    assert turns >= len(CONTENT) // splice.SEND_BYTES - 1  # one between each piece and the next

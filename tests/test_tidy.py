@@ -75,7 +75,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("reactor",),
     ("stream", "listener", "datagram", "op"),
     ("engine",),
-    ("files", "buffers", "table", "sendqueue", "wake", "restrictions"),
+    ("files", "buffers", "table", "sendqueue", "wake", "restrictions", "sendfile"),
     ("ring",),
     ("abi",),
 )

@@ -6,14 +6,28 @@ not got it, and on other loops, os's function is called in the loop's executor.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from stat import S_ISDIR, S_ISFIFO, S_ISLNK
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from uringloop.files.requests import AT_FDCWD, Path, close_fd, in_thread, named, open_fd, pinned_path, ring_with
+from uringloop.files.requests import (
+    AT_FDCWD,
+    AT_FILE_POSITION,
+    Path,
+    close_fd,
+    in_thread,
+    named,
+    open_fd,
+    pinned_path,
+    read,
+    ring_with,
+    write,
+)
 from uringloop.reactor import (
     OP_FALLOCATE,
     OP_FGETXATTR,
@@ -25,12 +39,17 @@ from uringloop.reactor import (
     OP_MKDIRAT,
     OP_RENAMEAT,
     OP_SETXATTR,
+    OP_SPLICE,
     OP_STATX,
     OP_SYMLINKAT,
     OP_UNLINKAT,
     address_of,
     pin,
 )
+from uringloop.splice import copy_file
+
+if TYPE_CHECKING:
+    from uringloop.operations import Operations
 
 T = TypeVar("T")
 
@@ -41,6 +60,7 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BYTES: Final = 256
 _XATTR_SIZE_MAX: Final = 65536  # the kernel's limit for a value
 _FSYNC_DATASYNC: Final = 1
+_COPY_BYTES: Final = 64 * 1024  # at a time, where bytes go through Python
 
 
 def _at(dir_fd: int | None) -> int:
@@ -361,7 +381,70 @@ async def posix_fallocate(fd: int, offset: int, length: int) -> None:
     await fallocate(fd, 0, offset, length)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Copying
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 async def copyfile(src: Path, dst: Path, *, follow_symlinks: bool = True) -> Path:
-    """shutil.copyfile, in the executor: it copies within the kernel (copy_file_range, sendfile), and files of one file
-    system may come to share their bytes."""
-    return await in_thread(shutil.copyfile, src, dst, follow_symlinks=follow_symlinks)
+    """shutil.copyfile: SPLICE into a pipe and out of it. The copy shares no bytes with the original, where
+    shutil.copyfile's may (Python 3.14)."""
+    ring = ring_with(OP_SPLICE)
+    if ring is None:
+        return await in_thread(shutil.copyfile, src, dst, follow_symlinks=follow_symlinks)
+    sys.audit("shutil.copyfile", src, dst)
+    if not follow_symlinks and S_ISLNK((await lstat(src)).st_mode):
+        _check_copy(src, await _stat_or_none(src), dst, await _stat_or_none(dst))
+        await symlink(await readlink(src), dst)
+        return dst
+    source_fd = await open(src, os.O_RDONLY | os.O_NONBLOCK)  # of a FIFO it does not wait for the other end
+    try:
+        target = await _stat_or_none(dst)
+        _check_copy(src, os.fstat(source_fd), dst, target)
+        try:
+            target_fd = await open(dst, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        except IsADirectoryError as exc:
+            if target is None:  # a name with a slash at its end
+                raise FileNotFoundError(f"Directory does not exist: {os.fsdecode(dst)}") from exc
+            raise
+        try:
+            await named(_copy_bytes(ring, source_fd, target_fd), src, dst)
+        finally:
+            await close(target_fd)
+    finally:
+        os.close(source_fd)  # it was only read: nothing to wait for
+    return dst
+
+
+async def _stat_or_none(path: Path) -> os.stat_result | None:
+    try:
+        return await stat(path)
+    except OSError:
+        return None
+
+
+def _check_copy(src: Path, source: os.stat_result | None, dst: Path, target: os.stat_result | None) -> None:
+    """Raise as shutil.copyfile for what is not to be copied."""
+    if source and target and os.path.samestat(source, target):
+        raise shutil.SameFileError(f"{src!r} and {dst!r} are the same file")
+    for path, found in ((src, source), (dst, target)):
+        if found and S_ISFIFO(found.st_mode):
+            raise shutil.SpecialFileError(f"`{os.fsdecode(path)}` is a named pipe")
+    if source and S_ISDIR(source.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(src))
+
+
+async def _copy_bytes(ring: Operations, source_fd: int, target_fd: int) -> None:
+    try:
+        await copy_file(ring, source_fd, target_fd)
+        return
+    except OSError as exc:
+        if exc.errno != errno.EINVAL or os.fstat(target_fd).st_size:
+            raise
+    # A file system that cannot splice, such as /proc.
+    buffer = bytearray(_COPY_BYTES)
+    while count := await read(source_fd, buffer, AT_FILE_POSITION):
+        with memoryview(buffer)[:count] as left:
+            done = 0
+            while done < count:
+                done += await write(target_fd, left[done:], AT_FILE_POSITION)

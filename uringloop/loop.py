@@ -386,7 +386,7 @@ class Loop(SocketCoroutines):
         transp.pause_reading()
         await transp._make_empty_waiter()
         try:
-            return await splice.send_file(self._operations, transp._sock_fd, fd, offset, count)
+            return await splice.send_file(self._operations, transp, fd, offset, count)
         finally:
             transp._reset_empty_waiter()
             if resume_reading:

@@ -119,12 +119,15 @@ class Operations:
         self._selector.operations[operation.token] = operation
         return operation
 
-    async def ready(self, fd: int, mask: int) -> None:
+    async def ready(self, fd: int, mask: int, waiting: asyncio.Future[int] | None = None) -> None:
         """Wait until `fd` is ready for `mask` (poll(2)), or has failed. Takes nothing from it, also if cancelled.
+
+        waiting: a new future to wait with, for whoever may end the wait with an exception.
 
         Raises OSError. A plain future and no `Operation`, which costs a good part of a socket's request.
         """
-        waiting = self._open_loop().create_future()
+        if waiting is None:
+            waiting = self._open_loop().create_future()
         token = self._reactor.poll_start(fd, mask)
         self._selector.waiting[token] = waiting
         try:

@@ -341,6 +341,10 @@ def address_of(pinned: Any) -> int:
     return int(_ffi.cast("uintptr_t", pinned))
 
 
+# socket, file, offset, bytes -> bytes sent, 0 at the end; -EAGAIN; -ENODATA: not in the page cache; another -errno
+sendfile_cached: Callable[[int, int, int, int], int] = _lib.ul_sendfile_cached
+
+
 def leave_to_kernel(memory: object) -> None:
     """Never free this: a ring that could not be emptied may still read or write there."""
     _left_to_kernel.append(memory)

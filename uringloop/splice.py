@@ -1,10 +1,10 @@
-"""A file's bytes to a socket, within the kernel.
+"""A file's bytes to a socket or to another file, within the kernel.
 
 Facts: sendfile(2) to a socket that does not block still blocks on the disk, for what the page cache has not got. The
 ring's SPLICE does not, since a worker thread of the kernel's waits; but it costs a change to that thread and back, and
 a pipe between file and socket.
-So: what the cache has goes by sendfile(2), the rest by SPLICE into a pipe and from there to the socket. Whether the
-cache has a chunk is asked by reading a byte of each stretch that the kernel reads ahead as one.
+So: what the cache has goes by sendfile(2) (core/sendfile.h), the rest by SPLICE into a pipe and from there to the
+socket. A copy is two SPLICEs for each piece, file to pipe and pipe to file.
 """
 
 from __future__ import annotations
@@ -13,22 +13,33 @@ import asyncio
 import errno
 import fcntl
 import os
-import select
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from uringloop.files.requests import in_thread
-from uringloop.reactor import OP_POLL_ADD, OP_READ, OP_SPLICE, address_of, pin
+from uringloop.reactor import OP_READ, OP_SPLICE, address_of, pin, raise_errno, sendfile_cached
 
 if TYPE_CHECKING:
     from uringloop.operations import Operations
 
-CHUNK: Final = 512 * 1024  # bytes at a time: half of what a pipe may hold without privilege
-_READ_AHEAD: Final = 128 * 1024  # the kernel's usual read-ahead, bytes
-_NO_OFFSET: Final = 2**64 - 1
+SEND_BYTES: Final = 1024 * 1024  # of what is cached, in a turn of the loop: a tenth of a millisecond
+PIPE_BYTES: Final = 512 * 1024  # half of what a pipe may hold without privilege
 READ_BYTES: Final = 64 * 1024  # at a time, where bytes go through Python
+_NO_OFFSET: Final = 2**64 - 1
+
+
+class Target(Protocol):
+    """Where a file is sent: a socket that does not block."""
+
+    def fileno(self) -> int:
+        """To be asked again after each wait. Raises OSError when it is gone."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until it takes more."""
+        ...
 
 
 def regular_file(file: Any) -> int:
@@ -43,7 +54,7 @@ def regular_file(file: Any) -> int:
     return fd
 
 
-async def send_file(operations: Operations, sock_fd: int, fd: int, offset: int, count: int | None) -> int:
+async def send_file(operations: Operations, target: Target, fd: int, offset: int, count: int | None) -> int:
     """Send `count` bytes from `offset`, or all to the end of the file; how many were sent. The fd's position is behind
     them when this returns or raises.
 
@@ -58,15 +69,22 @@ async def send_file(operations: Operations, sock_fd: int, fd: int, offset: int, 
 
     try:
         while count is None or sent < count:
-            size = CHUNK if count is None else min(CHUNK, count - sent)
-            if is_cached(fd, offset + sent, size):
-                done = await _send_cached(operations, sock_fd, fd, offset + sent, size)
-                account(done)
-                await asyncio.sleep(0)  # a socket that always has room must not keep the loop to itself
-            else:
+            size = SEND_BYTES if count is None else min(SEND_BYTES, count - sent)
+            done = sendfile_cached(target.fileno(), fd, offset + sent, size)
+            if done > 0:
+                sent += done
+                # A socket that always has room must not keep the loop to itself. Also after the last piece: what comes
+                # next, such as closing files in threads, is cheaper if all connections do it in one turn.
+                await (asyncio.sleep(0) if done == size else target.room())
+            elif done == -errno.EAGAIN:
+                await target.room()
+            elif done == -errno.ENODATA:
                 pipe = pipe or Pipe()
-                done = await pipe.send(operations, sock_fd, fd, offset + sent, size, account)
-            if not done:
+                if not await pipe.send(operations, target, fd, offset + sent, min(size, PIPE_BYTES), account):
+                    break
+            elif done:
+                raise_errno(done)
+            else:
                 break
     except OSError as exc:
         if not sent and exc.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -80,56 +98,31 @@ async def send_file(operations: Operations, sock_fd: int, fd: int, offset: int, 
     return sent
 
 
-def is_cached(fd: int, offset: int, size: int) -> bool:
-    """True if the page cache most likely has these bytes of the file."""
-    byte = bytearray(1)
+async def copy_file(operations: Operations, source: int, target: int) -> None:
+    """Copy all of one file, an fd, to another that is empty."""
+    pipe = Pipe()
+    offset = 0
     try:
-        for at in range(offset, offset + size, _READ_AHEAD):
-            if not os.preadv(fd, (byte,), at, os.RWF_NOWAIT):
-                break  # the end of the file
-    except OSError:
-        return False
-    return True
-
-
-async def _send_cached(operations: Operations, sock_fd: int, fd: int, offset: int, size: int) -> int:
-    while True:
-        try:
-            return os.sendfile(sock_fd, fd, offset, size)
-        except BlockingIOError:
-            await _writable(operations, sock_fd)
-
-
-async def _writable(operations: Operations, sock_fd: int) -> None:
-    await operations.start(OP_POLL_ADD, sock_fd, flags=select.POLLOUT, patient=True)
+        while filled := await pipe.fill(operations, source, offset, PIPE_BYTES):
+            await pipe.empty(operations, target, offset, filled)
+            offset += filled
+            if offset == os.fstat(source).st_size:
+                break  # most likely, and then the end need not be asked for
+    finally:
+        pipe.close()
 
 
 class Pipe:
-    """Where bytes are between file and socket."""
+    """Where bytes are between a file and what they are for."""
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with suppress(OSError):  # a smaller one does
-            fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, CHUNK)
+            fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    async def send(
-        self, operations: Operations, sock_fd: int, fd: int, offset: int, size: int, account: Callable[[int], None]
-    ) -> int:
-        """Send one pipe's worth of the file, and tell `account` of the bytes as they go; how many, 0 at its end."""
-        filled = await self._fill(operations, fd, offset, size)
-        left = filled
-        while left:
-            try:
-                done = os.splice(self._read_end, sock_fd, left, flags=os.SPLICE_F_NONBLOCK)
-            except BlockingIOError:
-                await _writable(operations, sock_fd)
-            else:
-                left -= done
-                account(done)
-        return filled
-
-    async def _fill(self, operations: Operations, fd: int, offset: int, size: int) -> int:
-        if not operations.has(OP_SPLICE):
+    async def fill(self, operations: Operations, fd: int, offset: int, size: int) -> int:
+        """Take one pipe's worth of the file; how many bytes, 0 at its end."""
+        if not operations.has(OP_SPLICE):  # a locked ring
             return await in_thread(os.splice, fd, self._write_end, size, offset_src=offset)
         return await operations.start(
             OP_SPLICE,
@@ -140,6 +133,37 @@ class Pipe:
             file_index=fd,
             patient=True,
         )
+
+    async def empty(self, operations: Operations, fd: int, offset: int, size: int) -> None:
+        """Write so many bytes to a file."""
+        while size:
+            done = await operations.start(
+                OP_SPLICE,
+                fd,
+                address=_NO_OFFSET,
+                length=size,
+                offset=offset,  # of the file that is written
+                file_index=self._read_end,
+                patient=True,
+            )
+            offset += done
+            size -= done
+
+    async def send(
+        self, operations: Operations, target: Target, fd: int, offset: int, size: int, account: Callable[[int], None]
+    ) -> int:
+        """Send one pipe's worth of the file, and tell `account` of the bytes as they go; how many, 0 at its end."""
+        filled = await self.fill(operations, fd, offset, size)
+        left = filled
+        while left:
+            try:
+                done = os.splice(self._read_end, target.fileno(), left, flags=os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                await target.room()
+            else:
+                left -= done
+                account(done)
+        return filled
 
     def close(self) -> None:
         os.close(self._read_end)

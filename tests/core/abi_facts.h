@@ -83,7 +83,9 @@ struct abi_fact {
     FIELD(io_uring_sync_cancel_reg, addr, addr, 0)                    \
     FIELD(io_uring_sync_cancel_reg, fd, fd, 8)                        \
     FIELD(io_uring_sync_cancel_reg, flags, flags, 12)                 \
-    FIELD(io_uring_sync_cancel_reg, timeout, timeout, 16)
+    FIELD(io_uring_sync_cancel_reg, timeout, timeout, 16)             \
+    FIELD(io_uring_restriction, opcode, opcode, 0)                    \
+    FIELD(io_uring_restriction, what, register_op, 2)
 
 /* SIZE(struct, bytes) */
 #define ABI_SIZES(SIZE)               \
@@ -101,6 +103,7 @@ struct abi_fact {
     SIZE(io_uring_recvmsg_out, 16)    \
     SIZE(io_uring_probe_op, 8)        \
     SIZE(io_uring_probe, 16)          \
+    SIZE(io_uring_restriction, 16)    \
     SIZE(io_uring_sync_cancel_reg, 64)
 
 /* VALUE(name, number): what a header of Linux 6.1, the oldest that the loop runs on, has. */
@@ -128,7 +131,11 @@ struct abi_fact {
     VALUE(IORING_UNREGISTER_FILES, 3)            \
     VALUE(IO_URING_OP_SUPPORTED, 0x1)            \
     VALUE(IORING_REGISTER_PROBE, 8)              \
+    VALUE(IORING_REGISTER_RESTRICTIONS, 11)      \
     VALUE(IORING_REGISTER_ENABLE_RINGS, 12)      \
+    VALUE(IORING_RESTRICTION_REGISTER_OP, 0)     \
+    VALUE(IORING_RESTRICTION_SQE_OP, 1)          \
+    VALUE(IORING_RESTRICTION_SQE_FLAGS_ALLOWED, 2)\
     VALUE(IORING_REGISTER_FILES2, 13)            \
     VALUE(IORING_REGISTER_RING_FDS, 20)          \
     VALUE(IORING_UNREGISTER_RING_FDS, 21)        \

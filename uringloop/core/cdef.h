@@ -133,3 +133,5 @@ int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token);
 int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3);
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
+
+int64_t ul_sendfile_cached(int socket, int file, uint64_t offset, size_t count);

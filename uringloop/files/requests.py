@@ -15,7 +15,7 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -100,7 +100,7 @@ async def outcome(request: asyncio.Future[T], late: Callable[[T], None] | None) 
         del request  # its exception's traceback holds this frame
 
 
-async def named(request: asyncio.Future[T], path: Any, path2: Any = None) -> T:
+async def named(request: Awaitable[T], path: Any, path2: Any = None) -> T:
     """The request's result; if it fails, its OSError names the files, as those of os do."""
     try:
         return await request

@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 import enum
 import os
+import select
 import socket
 import warnings
 from asyncio import trsock
@@ -67,6 +68,7 @@ class StreamTransport(NativeTransport):
         "_reactor",
         "_reading",
         "_receive_stopped",
+        "_room",
         "_selector",
         "_server",
         "_sink",
@@ -110,6 +112,7 @@ class StreamTransport(NativeTransport):
         self._pinned: deque[Any] = deque()
         self._draining = False  # in on_drained: the protocol may write even if nothing is queued and close() was called
         self._empty_waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[int] | None = None  # what a sendfile waits with for room in the socket
         self._selector = loop._selector
         self._reactor = loop._reactor
         self._stream_write, self._streams = self._reactor.stream_write, self._reactor.streams
@@ -395,6 +398,17 @@ class StreamTransport(NativeTransport):
         self._empty_waiter = None
         self._writable = self._life is Life.OPEN and not self._eof_written
 
+    def fileno(self) -> int:
+        """For sendfile: the socket. Raises ConnectionError when the connection is not open any more."""
+        if self._life is not Life.OPEN:
+            raise self._lost_because or ConnectionError("Connection is closed by peer")
+        return self._sock_fd
+
+    async def room(self) -> None:
+        """For sendfile: wait until the socket takes more. Raises ConnectionError when the connection is lost."""
+        self._room = self._loop.create_future()
+        await self._loop._operations.ready(self.fileno(), select.POLLOUT, self._room)
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -439,8 +453,9 @@ class StreamTransport(NativeTransport):
         self._writable = False
         self._pinned.clear()
         self._parked.clear()
-        if self._empty_waiter is not None and not self._empty_waiter.done():
-            self._empty_waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        for waiter in (self._empty_waiter, self._room):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         try:
             self._context.run(self._protocol.connection_lost, exc)
         except (SystemExit, KeyboardInterrupt):
