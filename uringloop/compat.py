@@ -29,6 +29,9 @@ SendfileFallbackProtocol: Any = base_events._SendfileFallbackProtocol  # type: i
 # TLS over any transport.
 SSLProtocol: Any = sslproto.SSLProtocol
 
+SSLProtocolState: Any = sslproto.SSLProtocolState
+SSLProtocolTransport: Any = sslproto._SSLProtocolTransport
+SSL_AGAIN_ERRORS: Any = sslproto.SSLAgainErrors
 # asyncio's own wait never exceeds this many seconds, because some systems' select cannot take more.
 MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
 # Cancelled timers are swept out of the heap when there are more than this many and they are more than this fraction.

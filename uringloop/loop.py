@@ -32,6 +32,7 @@ from uringloop.transports.process import ProcessTransport
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
 
+from uringloop.transports.tls import SSLProtocol, start_tls
 _Ts = TypeVarTuple("_Ts")
 
 
@@ -294,13 +295,15 @@ class Loop(SocketCoroutines):
         ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> Any:
-        ssl_protocol: Any = compat.SSLProtocol(
+        context = contextvars.copy_context() if context is None else context
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,
             waiter,
-            server_side,
-            server_hostname,
+            context=context,
+            server_side=server_side,
+            server_hostname=server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
@@ -319,6 +322,9 @@ class Loop(SocketCoroutines):
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)  # type: ignore[misc]
         self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
         transport = DatagramTransport(self, sock, protocol, contextvars.copy_context(), address, extra)
+    async def start_tls(self, transport: Any, protocol: asyncio.BaseProtocol, sslcontext: Any, **options: Any) -> Any:
+        return await start_tls(self, transport, protocol, sslcontext, **options)
+
         self.call_soon(transport.start, waiter)
         return transport
 
