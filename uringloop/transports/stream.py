@@ -131,8 +131,8 @@ class StreamTransport(NativeTransport):
             self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
+        except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
+            self._report(exc, "Error in protocol.connection_made()")
         if waiter is None:
             self._start_receiving()
             return
@@ -425,9 +425,7 @@ class StreamTransport(NativeTransport):
             if self._loop.get_debug():
                 logger.debug("%r: %s", self, message, exc_info=True)
         else:
-            self._loop.call_exception_handler(
-                {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-            )
+            self._report(exc, message)
         self._force_close(exc)
 
     def _force_close(self, exc: BaseException | None) -> None:
@@ -445,6 +443,11 @@ class StreamTransport(NativeTransport):
         if exc is None and error and self._life is not Life.ABORTED:
             exc = OSError(error, os.strerror(error))
             if self._loop.get_debug():
+    def _report(self, exc: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )
+
                 logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
         self._life = Life.LOST
         self._writable = False
@@ -457,14 +460,7 @@ class StreamTransport(NativeTransport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
-            self._loop.call_exception_handler(
-                {
-                    "message": "Fatal error: protocol.connection_lost() call failed.",
-                    "exception": failure,
-                    "transport": self,
-                    "protocol": self._protocol,
-                }
-            )
+            self._report(failure, "Fatal error: protocol.connection_lost() call failed.")
         finally:
             self._let_go()
 
