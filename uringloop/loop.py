@@ -24,7 +24,7 @@ from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
-from uringloop.sockets import SocketCoroutines
+from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.datagram import DatagramTransport, is_native
@@ -81,6 +81,7 @@ class Loop(SocketCoroutines):
         self._selector = RingSelector(self._reactor)
         self._operations = Operations(self, self._selector, self._reactor)
         try:
+        self._kept = KeptSockets()
             super().__init__(self._selector)
         except BaseException:
             self._closed = True
@@ -124,6 +125,7 @@ class Loop(SocketCoroutines):
         self._processes.clear()
         self._operations.close()
 
+        self._kept.close()
     def _run_once(self) -> None:
         # One frame from the tick to the sink: on a loop with little to do, whose caches are cold after each sleep, one
         # more is a hundredth of a request.
