@@ -95,7 +95,6 @@ class StreamTransport(NativeTransport):
         self._life = Life.LOST
         self._sock: socket.socket | None = None
         super().__init__(extra, loop)
-        self._extra["socket"] = trsock.TransportSocket(sock)
         add_addresses(self._extra, sock)
         self._loop: Loop = loop
         self._sock_fd = sock.fileno()
@@ -181,6 +180,22 @@ class StreamTransport(NativeTransport):
             self._sock.close()
             if self._server is not None:
                 compat.detach(self._server, self)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        # Made when asked for: most connections never are.
+        if name == "socket" and name not in self._extra and self._life in (Life.OPEN, Life.CLOSING):
+            self._extra[name] = trsock.TransportSocket(self._sock)  # type: ignore[arg-type]
+        return super().get_extra_info(name, default)
+
+    # Private names of asyncio's transports and of uvloop's, at which programs look.
+
+    @property
+    def _paused(self) -> bool:
+        return self._reading is Reading.PAUSED
+
+    @property
+    def _closing(self) -> bool:
+        return self._life is not Life.OPEN
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -428,6 +443,11 @@ class StreamTransport(NativeTransport):
             self._report(exc, message)
         self._force_close(exc)
 
+    def _report(self, exc: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )
+
     def _force_close(self, exc: BaseException | None) -> None:
         if self._life in (Life.ABORTED, Life.LOST):
             return
@@ -443,11 +463,6 @@ class StreamTransport(NativeTransport):
         if exc is None and error and self._life is not Life.ABORTED:
             exc = OSError(error, os.strerror(error))
             if self._loop.get_debug():
-    def _report(self, exc: BaseException, message: str) -> None:
-        self._loop.call_exception_handler(
-            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-        )
-
                 logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
         self._life = Life.LOST
         self._writable = False
