@@ -31,6 +31,7 @@ from support import (
     opened_end,
     soon,
 )
+from tls import Tls
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -215,3 +216,10 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture
+async def tls(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> AsyncIterator[Tls]:
+    tls = Tls(server_tls, client_tls)
+    yield tls
+    await tls.close()

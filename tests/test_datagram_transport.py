@@ -29,6 +29,14 @@ HEADER = 8 if sys.version_info >= (3, 13) else 0  # what a queued datagram count
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.only_on("uvloop", "uringloop")  # asyncio has lost the argument
+async def test_reuse_address_is_refused_or_warned_of(endpoint: Make) -> None:
+    with pytest.raises(ValueError, match="reuse_address"):
+        await endpoint(local_addr=("127.0.0.1", 0), reuse_address=True)
+    with pytest.warns(DeprecationWarning, match="reuse_address"):
+        await endpoint(local_addr=("127.0.0.1", 0), reuse_address=False)
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_broadcast_needs_leave(endpoint: Make, plain: Kind, allowed: bool) -> None:
     peer = plain.socket(bound=False)

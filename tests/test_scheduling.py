@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import random
 import socket
+import sys
 import threading
 import time
 
@@ -324,3 +326,20 @@ def test_other_exceptions_go_to_the_handler_and_the_loop_goes_on(new_loop: LoopF
     loop.run_forever()
     assert {type(context["exception"]) for context in unhandled.contexts} == {ZeroDivisionError, IndexError}
     unhandled.contexts.clear()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's create_task has it from 3.13.3 on")
+async def test_task_may_start_at_once() -> None:
+    loop = asyncio.get_running_loop()
+    if loop_kind() == "asyncio" and "kwargs" not in inspect.signature(loop.create_task).parameters:
+        pytest.skip("an older 3.13")
+    ran: list[str] = []
+
+    async def run() -> str:
+        ran.append("run")
+        return "result"
+
+    task = loop.create_task(run(), name="eager", eager_start=True)  # type: ignore[call-arg]
+    assert ran == ["run"]
+    assert task.get_name() == "eager"
+    assert await task == "result"

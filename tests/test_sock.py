@@ -447,3 +447,20 @@ def test_loop_closed_with_a_receive_that_waits(new_loop: LoopFactory) -> None:
     far.close()
     receiving.close()  # type: ignore[attr-defined]
     gc.collect()
+
+
+@pytest.mark.only_on("uvloop", "uringloop")  # asyncio does not keep it
+def test_socket_closed_while_a_receive_waits_is_closed_with_the_loop(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    receiving = loop.create_task(loop.sock_recv(near, 10))
+    loop.run_until_complete(fence())
+    near.close()
+    assert near.fileno() != -1
+    receiving._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    assert near.fileno() == -1
+    with far:
+        assert far.recv(10) == b""
+    asyncio._unregister_task(receiving)

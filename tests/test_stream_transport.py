@@ -402,6 +402,16 @@ async def test_the_socket_of_a_transport_can_be_asked_but_not_taken(open_end: Op
     assert hasattr(sock, "recv") is per_loop(asyncio=False, uvloop=True, uringloop=False)  # uvloop's always raises
 
 
+@pytest.mark.parametrize("asked", [True, False])
+async def test_aborted_transport_has_no_socket_but_one_that_was_asked_for(open_end: OpenEnd, asked: bool) -> None:
+    protocol, _ = await open_end(Recorder)
+    if asked:
+        protocol.transport.get_extra_info("socket")
+    protocol.transport.abort()
+    await protocol.lost()
+    assert (protocol.transport.get_extra_info("socket") is not None) is (asked or loop_kind() == "asyncio")
+
+
 async def test_the_repr_of_a_transport_works_at_every_stage(open_end: OpenEnd) -> None:
     protocol, _ = await open_end(Recorder)
     stages = [repr(protocol.transport)]

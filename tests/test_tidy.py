@@ -61,7 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files.descriptor",),
     ("files.requests",),
     ("transports.server",),
-    ("transports.stream", "transports.datagram", "transports.process", "sockets"),
+    ("transports.stream", "transports.tls", "transports.datagram", "transports.process", "sockets"),
     ("transports.base", "operations"),
     ("selector", "probe", "stats", "handles", "compat"),
     ("reactor", "addresses", "environment"),

@@ -14,6 +14,7 @@ import math
 import signal
 import socket
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
@@ -24,13 +25,14 @@ from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
 from uringloop.selector import NANOSECONDS, RingSelector
-from uringloop.sockets import SocketCoroutines
+from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.datagram import DatagramTransport, is_native
 from uringloop.transports.process import ProcessTransport
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
+from uringloop.transports.tls import SSLProtocol, start_tls
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -81,6 +83,7 @@ class Loop(SocketCoroutines):
         )
         self._selector = RingSelector(self._reactor)
         self._operations = Operations(self, self._selector, self._reactor)
+        self._kept = KeptSockets()
         try:
             super().__init__(self._selector)
         except BaseException:
@@ -124,6 +127,7 @@ class Loop(SocketCoroutines):
             process.forget()
         self._processes.clear()
         self._operations.close()
+        self._kept.close()
 
     def _run_once(self) -> None:
         # One frame from the tick to the sink: on a loop with little to do, whose caches are cold after each sleep, one
@@ -228,6 +232,15 @@ class Loop(SocketCoroutines):
         self._ready.append(handle)
         return handle
 
+    if not compat.CREATE_TASK_TAKES_OPTIONS:
+
+        def create_task(self, coro: Any, **options: Any) -> Any:
+            """As from Python 3.13.3 on: what is not asyncio's business is the task's, `eager_start` above all."""
+            if self.get_task_factory() is not None or options.keys() <= {"name", "context"}:
+                return super().create_task(coro, **options)
+            self._check_closed()  # type: ignore[attr-defined]
+            return asyncio.Task(coro, loop=self, **options)
+
     def _write_to_self(self) -> None:
         self._reactor.wake()
 
@@ -296,18 +309,23 @@ class Loop(SocketCoroutines):
         ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> Any:
-        ssl_protocol: Any = compat.SSLProtocol(
+        context = contextvars.copy_context() if context is None else context
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,
             waiter,
-            server_side,
-            server_hostname,
+            context=context,
+            server_side=server_side,
+            server_hostname=server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport
+
+    async def start_tls(self, transport: Any, protocol: asyncio.BaseProtocol, sslcontext: Any, **options: Any) -> Any:
+        return await start_tls(self, transport, protocol, sslcontext, **options)
 
     def _make_datagram_transport(
         self,
@@ -350,6 +368,24 @@ class Loop(SocketCoroutines):
         if listener is not None:
             listener.close()
         super()._stop_serving(sock)  # type: ignore[misc]
+
+    async def create_datagram_endpoint(
+        self,
+        protocol_factory: Callable[[], Any],
+        local_addr: Any = None,
+        remote_addr: Any = None,
+        *,
+        reuse_address: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        # asyncio had this argument until 3.11, and uvloop has it still.
+        if reuse_address:
+            raise ValueError(
+                "Passing `reuse_address=True` is no longer supported: on Linux it lets others take the port"
+            )
+        if reuse_address is not None:
+            warnings.warn("The *reuse_address* parameter has no effect", DeprecationWarning, stacklevel=2)
+        return await super().create_datagram_endpoint(protocol_factory, local_addr, remote_addr, **options)
 
     async def _make_subprocess_transport(
         self,

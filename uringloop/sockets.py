@@ -8,7 +8,7 @@ Polls are known by token and never by fd, so the number of a closed socket may b
 Cost: two system calls for a receive that has to wait, which a receive through the ring would not need.
 
 While a call waits its socket's fd is kept, as on uvloop: one that is closed in the meantime is closed when the call
-is over. On asyncio such a call never returns.
+is over, or the loop is closed. On asyncio such a call never returns.
 """
 
 from __future__ import annotations
@@ -29,10 +29,36 @@ _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
+class KeptSockets:
+    """The sockets that calls wait for. They are not closed while they are here."""
+
+    def __init__(self) -> None:
+        self._calls: dict[Any, int] = {}  # how many wait
+
+    def keep(self, sock: socket.socket) -> None:
+        if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with
+            sock._io_refs += 1  # type: ignore[attr-defined]
+            self._calls[sock] = self._calls.get(sock, 0) + 1
+
+    def release(self, sock: socket.socket) -> None:
+        calls = self._calls.pop(sock, 0)  # 0 after close()
+        if calls > 1:
+            self._calls[sock] = calls - 1
+        if calls:
+            sock._decref_socketios()  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        while self._calls:
+            sock, calls = self._calls.popitem()
+            for _ in range(calls):
+                sock._decref_socketios()
+
+
 class SocketCoroutines(asyncio.SelectorEventLoop):
     """The part of the loop that does without transports. Semantics and errors are asyncio's."""
 
     _debug: bool
+    _kept: KeptSockets
     _operations: Operations
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
@@ -125,9 +151,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)  # type: ignore[attr-defined]
-        kept = isinstance(getattr(sock, "_io_refs", None), int)  # what socket.socket counts its users with
-        if kept:
-            sock._io_refs += 1  # type: ignore[attr-defined]
+        self._kept.keep(sock)
         try:
             while True:
                 await self._operations.ready(fd, mask)
@@ -136,5 +160,4 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                 except _WOULD_BLOCK:
                     pass
         finally:
-            if kept:
-                sock._decref_socketios()  # type: ignore[attr-defined]
+            self._kept.release(sock)

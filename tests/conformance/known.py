@@ -7,46 +7,23 @@ where a test fails on some Python versions only, let the entry depend on `sys.ve
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import sys
 import typing
 
 # Reasons that several have. "asyncio's" means: asyncio's own loop does the same, and we follow it.
-FORK: typing.Final = "passes an argument to Popen that only uvloop's knows"
-REUSE_ADDRESS: typing.Final = "asyncio's: create_datagram_endpoint lost reuse_address in Python 3.11"
-TLS: typing.Final = "asyncio's sslproto, which the loop uses as it is, treats the end of a connection so"
-TLS_CONTEXT: typing.Final = "asyncio's sslproto calls the protocol in the context of whoever called it"
+TLS: typing.Final = "asyncio's: what came before the end is kept for whoever has paused reading"
 
 _UVLOOP: typing.Final = {
     "test_base.TestBaseUV.test_thread_name_prefix_in_default_executor": "asyncio's executor, not 'uvloop' by name",
-    "test_context.Test_UV_Context.test_create_connection_protocol": TLS_CONTEXT,
-    "test_context.Test_UV_Context.test_create_ssl_server_connection_protocol": TLS_CONTEXT,
-    "test_context.Test_UV_Context.test_create_ssl_server_manual_connection_lost": TLS,
     "test_process.Test_UV_Process.test_process_double_close": "counts the calls with which uvloop makes pipes",
-    "test_process.Test_UV_Process_Delayed.test_process_delayed_stdio__paused__no_stdin": FORK,
-    "test_process.Test_UV_Process_Delayed.test_process_delayed_stdio__paused__stdin_pipe": FORK,
     "test_runner.TestSourceCode.test_uvloop_run_2": "the message of run() names this project and not uvloop",
     "test_signals.Test_UV_Signals.test_signals_no_SIGCHLD": "asyncio's: SIGCHLD can be handled, tornado needs it",
     "test_sockets.TestUVSockets.test_pseudosocket": "asyncio's TransportSocket and not uvloop's PseudoSocket",
-    "test_sockets.TestUVSockets.test_socket_close_loop_and_close": "the call that waits holds it, to its end",
     "test_sockets.TestUVSockets.test_socket_sync_remove": "asks libuv for its back end",
     "test_tcp.Test_UV_TCP.test_create_server_buffered_2": "asyncio's: the exception of get_buffer itself, not wrapped",
-    "test_tcp.Test_UV_TCP.test_tcp_handle_abort_in_connection_made": "asyncio's: extra info 'socket' outlives abort()",
-    "test_tcp.Test_UV_TCP.test_tcp_handle_exception_in_connection_made": "ends the connection, see the README",
-    "test_tcp.Test_UV_TCP.test_transport_get_extra_info": "asks for the private name _paused",
-    "test_tcp.Test_UV_TCPSSL.test_bpo_39951_discard_trailing_data": TLS,
-    "test_tcp.Test_UV_TCPSSL.test_first_data_after_wakeup": TLS,
-    "test_tcp.Test_UV_TCPSSL.test_flush_before_shutdown": "asks for uvloop's own extra info, 'uvloop.sslproto'",
     "test_tcp.Test_UV_TCPSSL.test_shutdown_timeout_handler_not_set": TLS,
-    "test_tcp.Test_UV_TCPSSL.test_shutdown_while_pause_reading": TLS,
-    "test_tcp.Test_UV_TCPSSL.test_start_tls_client_buf_proto_1": "asyncio's start_tls goes by a protocol's base class",
-    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_error": REUSE_ADDRESS,
-    "test_udp.Test_UV_UDP.test_create_datagram_endpoint_reuse_address_warning": REUSE_ADDRESS,
     "test_udp.Test_UV_UDP.test_udp_sendto_dns": "asyncio's: sendto resolves a name, and fails as the socket does",
 }
-if sys.version_info >= (3, 13) and "kwargs" not in inspect.signature(asyncio.BaseEventLoop.create_task).parameters:
-    _UVLOOP["test_base.TestBaseUV.test_loop_create_task_eager_start"] = "asyncio's create_task takes it from 3.13.3 on"
 if sys.version_info >= (3, 13):
     _UVLOOP["test_udp.Test_UV_UDP.test_create_datagram_endpoint_wrong_sock"] = "asyncio's message: 'A datagram socket'"
 else:

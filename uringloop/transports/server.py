@@ -78,8 +78,8 @@ class Listener:
         if self._tls is None:
             StreamTransport(self._loop, sock, protocol, self._context, server=self._server).start()
         else:
-            self._context.run(
-                self._loop._make_ssl_transport, sock, protocol, server_side=True, server=self._server, **self._tls
+            self._loop._make_ssl_transport(
+                sock, protocol, server_side=True, server=self._server, context=self._context, **self._tls
             )
 
     def _on_failed(self, error: int) -> None:

@@ -97,7 +97,6 @@ class StreamTransport(NativeTransport):
         self._life = Life.LOST
         self._sock: socket.socket | None = None
         super().__init__(extra, loop)
-        self._extra["socket"] = trsock.TransportSocket(sock)
         add_addresses(self._extra, sock)
         self._loop: Loop = loop
         self._sock_fd = sock.fileno()
@@ -134,8 +133,8 @@ class StreamTransport(NativeTransport):
             self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.connection_made() call failed.")
+        except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
+            self._report(exc, "Error in protocol.connection_made()")
         if waiter is None:
             self._start_receiving()
             return
@@ -184,6 +183,22 @@ class StreamTransport(NativeTransport):
             self._sock.close()
             if self._server is not None:
                 compat.detach(self._server, self)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        # Made when asked for: most connections never are.
+        if name == "socket" and name not in self._extra and self._life in (Life.OPEN, Life.CLOSING):
+            self._extra[name] = trsock.TransportSocket(self._sock)  # type: ignore[arg-type]
+        return super().get_extra_info(name, default)
+
+    # Private names of asyncio's transports and of uvloop's, at which programs look.
+
+    @property
+    def _paused(self) -> bool:
+        return self._reading is Reading.PAUSED
+
+    @property
+    def _closing(self) -> bool:
+        return self._life is not Life.OPEN
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -428,10 +443,13 @@ class StreamTransport(NativeTransport):
             if self._loop.get_debug():
                 logger.debug("%r: %s", self, message, exc_info=True)
         else:
-            self._loop.call_exception_handler(
-                {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-            )
+            self._report(exc, message)
         self._force_close(exc)
+
+    def _report(self, exc: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )
 
     def _force_close(self, exc: BaseException | None) -> None:
         if self._life in (Life.ABORTED, Life.LOST):
@@ -461,14 +479,7 @@ class StreamTransport(NativeTransport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
-            self._loop.call_exception_handler(
-                {
-                    "message": "Fatal error: protocol.connection_lost() call failed.",
-                    "exception": failure,
-                    "transport": self,
-                    "protocol": self._protocol,
-                }
-            )
+            self._report(failure, "Fatal error: protocol.connection_lost() call failed.")
         finally:
             self._let_go()
 
