@@ -171,7 +171,6 @@ struct abi_fact {
     VALUE(IORING_OP_SETXATTR, 42)                \
     VALUE(IORING_OP_FGETXATTR, 43)               \
     VALUE(IORING_OP_GETXATTR, 44)                \
-    VALUE(IORING_REGISTER_RESTRICTIONS, 11)      \
     VALUE(IOSQE_FIXED_FILE, 0x1)                 \
     VALUE(IOSQE_ASYNC, 0x10)                     \
     VALUE(IOSQE_BUFFER_SELECT, 0x20)             \

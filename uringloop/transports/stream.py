@@ -42,8 +42,8 @@ from uringloop.transports.base import (
 if TYPE_CHECKING:
     from uringloop.loop import Loop
 
-# Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from the
-# caller's own bytes object; copying less costs less than keeping track of it.
+# Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from
+# the caller's own bytes object; copying less costs less than keeping track of it.
 PIN_BYTES = 32 * 1024
 
 
