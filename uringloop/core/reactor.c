@@ -75,9 +75,10 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
     return reactor;
 }
 
-/* Errors of an enter that mean no more than: reap, and come again. */
+/* Errors of an enter that mean no more than: reap, and come again. That memory is out is said by EAGAIN for a request and by ENOMEM for what a
+ * thread needs at its first enter; in both cases nothing was submitted, and all of it still is when there is memory again. */
 static int ul_reactor_real_error(int error) {
-    return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN ? 0 : error;
+    return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN || error == -ENOMEM ? 0 : error;
 }
 
 static void ul_reactor_arm_wake(struct ul_reactor *reactor) {

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "ring_fault.h"
 #include "stream_parts.h"
 
 /* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
@@ -171,7 +172,8 @@ void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream,
 static uint32_t ul_stream_receive_bulk(struct ul_streams *streams, struct ul_stream *stream, uint32_t offset) {
     struct ul_engine *engine = streams->engine;
     uint32_t start = engine->buffers.count * engine->buffers.size + offset;
-    ssize_t received = recv(stream->fd, engine->buffers.pool + start, UL_BULK_BYTES_MAX - offset, MSG_DONTWAIT);
+    size_t room = UL_FAULT_LENGTH(&engine->ring, SHORT_READ, UL_BULK_BYTES_MAX - offset);
+    ssize_t received = recv(stream->fd, engine->buffers.pool + start, room, MSG_DONTWAIT);
     if (received <= 0) {
         ul_stream_on_recv_end(streams, stream, received < 0 ? -errno : 0);
         return 0;

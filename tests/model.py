@@ -1,0 +1,511 @@
+"""A loop under load, and what asyncio promises of it, in plain Python: which bytes come, and which calls in which order.
+
+`World` has connections, datagrams, files and sockets on one loop of ours. Each `End` of a connection checks every call
+against what both sides have done. A connection is strict until it is ended rudely, by an abort or a close with bytes
+under way: then the kernel may drop what was not read, and what has come is still a beginning of what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uringloop
+from uringloop import compat
+from uringloop.reactor import leaked_bytes
+
+T = TypeVar("T")
+
+PATIENCE = 30  # seconds, for what takes a moment
+SOON = 0.002  # seconds, in place of a second, until a server that was out of descriptors tries again
+# A prime, so that no two places that are a power of two apart have the same bytes.
+PERIOD = 65_537
+LARGEST = 300_000
+DATAGRAM_BYTES = 8
+
+
+def size_of(chance: random.Random) -> int:
+    """Of one write: mostly small; some are pinned, some more than a socket takes."""
+    kind = chance.random()
+    if kind < 0.80:
+        return chance.randint(1, 300)
+    if kind < 0.97:
+        return chance.randint(300, 10_000)
+    return chance.randint(32 * 1024, LARGEST)
+
+
+class Bytes:
+    """An endless sequence of which every piece says where it is from."""
+
+    def __init__(self, chance: random.Random) -> None:
+        once = chance.randbytes(PERIOD)
+        self._repeated = memoryview(once * (LARGEST // PERIOD + 2))
+
+    def piece(self, start: int, size: int) -> memoryview:
+        start %= PERIOD
+        return self._repeated[start : start + size]
+
+    def begins(self, start: int, data: bytes) -> bool:
+        """Whether these are the bytes from there on."""
+        for at in range(0, len(data), LARGEST):
+            part = data[at : at + LARGEST]
+            if self.piece(start + at, len(part)) != part:
+                return False
+        return True
+
+
+class End(asyncio.Protocol):
+    """One side of a connection."""
+
+    transport: asyncio.Transport
+    other: End
+
+    def __init__(self, name: str, source: Bytes) -> None:
+        self.name = name
+        self.source = source  # of what it writes
+        self.written = self.received = 0
+        self.stage = "new"  # -> "made" -> "lost"
+        self.heard_eof = self.wrote_eof = self.closed = False
+        self.may_write = True
+        self.strict = True
+        self.keep_open = False
+        self.failure: BaseException | None = None
+
+    def expect(self, condition: object, what: str) -> None:
+        """The loop's exception handler is no place for a failed assertion: it is kept, and raised by the world."""
+        if not condition and self.failure is None:
+            self.failure = AssertionError(f"{self.name}: {what}: {vars(self)}")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.expect(self.stage == "new", "made twice")
+        self.stage = "made"
+        self.transport = transport  # type: ignore[assignment]
+
+    def take(self, data: bytes | memoryview) -> None:
+        self.expect(self.stage == "made" and not self.heard_eof, "bytes before the beginning or after the end")
+        self.expect(not self.closed and self.transport.is_reading(), "bytes that were not asked for")
+        self.expect(self.received + len(data) <= self.other.written, "more than was written")
+        self.expect(self.other.source.begins(self.received, bytes(data)), f"wrong bytes, {len(data)} of them")
+        self.received += len(data)
+
+    def data_received(self, data: bytes) -> None:
+        self.expect(data, "no bytes")
+        self.take(data)
+
+    def eof_received(self) -> bool:
+        self.expect(self.stage == "made" and not self.heard_eof, "the end of the stream out of turn")
+        self.expect(not self.closed and self.transport.is_reading(), "an end that was not asked for")
+        self.expect(self.other.wrote_eof or self.other.closed, "an end that nobody made")
+        if self.strict:
+            self.expect(self.received == self.other.written, "the end of the stream before its last bytes")
+        self.heard_eof = True
+        if not self.keep_open:
+            self.closed = True
+        return self.keep_open
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.expect(self.stage == "made", "lost out of turn")
+        self.expect(exc is None or not self.strict, f"lost to {exc!r}")
+        self.stage = "lost"
+
+    def pause_writing(self) -> None:
+        self.expect(self.stage == "made" and self.may_write, "paused twice")
+        self.may_write = False
+
+    def resume_writing(self) -> None:
+        self.expect(self.stage == "made" and not self.may_write, "resumed twice")
+        low, _ = self.transport.get_write_buffer_limits()
+        self.expect(self.transport.get_write_buffer_size() <= low, "resumed with a full buffer")
+        self.may_write = True
+
+    # What is done to it.
+
+    @property
+    def is_open(self) -> bool:
+        return self.stage == "made" and not self.closed
+
+    def write(self, size: int) -> None:
+        if not self.is_open or self.wrote_eof or not self.may_write:
+            return
+        piece = bytes(self.source.piece(self.written, size))
+        self.written += size
+        self.transport.write(piece)
+        _, high = self.transport.get_write_buffer_limits()
+        too_much = self.transport.get_write_buffer_size() > high
+        self.expect(too_much == (not self.may_write), "the write limits are not kept")
+
+    def write_eof(self) -> None:
+        if self.is_open and not self.wrote_eof:
+            self.wrote_eof = True
+            self.transport.write_eof()
+
+    def set_reading(self, on: bool) -> None:
+        if self.is_open and not self.heard_eof:
+            (self.transport.resume_reading if on else self.transport.pause_reading)()
+
+    def close(self) -> None:
+        if self.is_open:
+            self.closed = True
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.stage == "made":
+            self.closed = True
+            self.transport.abort()
+
+
+class BufferedEnd(End, asyncio.BufferedProtocol):
+    """The same, with a buffer of its own."""
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        self._buffer = bytearray(1000)
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.expect(nbytes > 0, "no bytes")
+        self.take(memoryview(self._buffer)[:nbytes])
+
+
+class Connection:
+    """Two ends. Rude once: what is under way may be lost."""
+
+    def __init__(self, name: str, chance: random.Random) -> None:
+        first, second = (
+            (BufferedEnd if chance.random() < 0.2 else End)(f"{name}.{side}", Bytes(chance)) for side in range(2)
+        )
+        self.ends = (first, second)
+        second.keep_open = chance.random() < 0.3
+        first.other, second.other = second, first
+
+    @property
+    def strict(self) -> bool:
+        return self.ends[0].strict
+
+    def be_rude(self) -> None:
+        for end in self.ends:
+            end.strict = False
+
+    def __repr__(self) -> str:
+        return f"{[(vars(end), end.transport) for end in self.ends if end.stage == 'made']}\n"
+
+    def is_settled(self) -> bool:
+        """All that was written has come, and so has the end where there is one."""
+        for end in self.ends:
+            sent_all = end.received == end.other.written
+            ended = end.heard_eof or not (end.other.wrote_eof or end.other.closed)
+            if end.is_open and not (sent_all and ended and end.may_write):
+                return False
+        return all(end.stage == "lost" or not end.closed for end in self.ends)
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """Writes down what comes."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.errors: list[Exception] = []
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.received.append(data)
+
+    def error_received(self, exc: Exception) -> None:
+        self.errors.append(exc)
+
+
+class World:
+    """One loop and all that goes on in it."""
+
+    def __init__(self, seed: int, **options: int) -> None:
+        self.chance = random.Random(seed)
+        self.folder = tempfile.TemporaryDirectory()
+        self.loop = make_loop(options)
+        self.loop.set_exception_handler(self._on_unhandled)
+        self.unhandled: list[dict[str, Any]] = []
+        self.connections: list[Connection] = []
+        self.servers: dict[str, asyncio.AbstractServer] = {}
+        self._accepting: End | None = None
+        self._names = 0
+        self._leaked = leaked_bytes()  # by other loops of the process
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context["message"] != "socket.accept() out of system resource":
+            self.unhandled.append(context)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end, and look whether anything has gone wrong meanwhile."""
+        task = self.loop.create_task(asyncio.wait_for(coroutine, 2 * PATIENCE))
+        while not task.done():
+            try:
+                self.loop.run_until_complete(task)
+            except OSError as exc:
+                # The next ring, when the loop changes threads: it says so, and goes on when it is run again.
+                if exc.errno != errno.ENOMEM or task.done():
+                    raise
+        self.check()
+        return task.result()
+
+    def check(self) -> None:
+        for connection in self.connections:
+            for end in connection.ends:
+                if end.failure is not None:
+                    raise end.failure
+        assert self.unhandled == []
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    await asyncio.sleep(0)
+                    self.check()
+        except TimeoutError:
+            raise AssertionError(f"not in {PATIENCE} seconds: {self.connections}, {self.loop.stats()}") from None
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def open(self, kind: str) -> Connection:
+        self._names += 1
+        connection = Connection(f"{kind}{self._names}", self.chance)
+        self.connections.append(connection)
+        self.run(self._open(kind, connection))
+        return connection
+
+    async def _open(self, kind: str, connection: Connection) -> None:
+        first, second = connection.ends
+        if kind == "pair":
+            near, far = socket.socketpair()
+            await self.loop.create_connection(lambda: first, sock=near)
+            await self.loop.connect_accepted_socket(lambda: second, far)
+            return
+        if kind not in self.servers:
+            self.servers[kind] = await self._listen(kind)
+        self._accepting = second
+        if kind == "tcp":
+            host, port = self.servers[kind].sockets[0].getsockname()  # type: ignore[attr-defined]
+            await self.loop.create_connection(lambda: first, host, port)
+        else:
+            await self.loop.create_unix_connection(lambda: first, self._socket_path())
+        await self.until(lambda: second.stage == "made")
+
+    def _socket_path(self) -> str:
+        return str(Path(self.folder.name) / "socket")
+
+    async def _listen(self, kind: str) -> asyncio.AbstractServer:
+        if kind == "tcp":
+            return await self.loop.create_server(self._accept, "127.0.0.1", 0)
+        return await self.loop.create_unix_server(self._accept, self._socket_path())
+
+    def _accept(self) -> End:
+        end, self._accepting = self._accepting, None
+        assert end is not None
+        return end
+
+    def settle(self) -> None:
+        """Wait until all that was sent has come."""
+
+        async def settle() -> None:
+            for connection in self.connections:
+                for end in connection.ends:
+                    end.set_reading(True)
+            await self.until(lambda: all(c.is_settled() for c in self.connections if c.strict))
+
+        self.run(settle())
+
+    def forget_ended(self) -> None:
+        """Drop the connections that are over, once they have been looked at."""
+        self.check()
+        self.connections = [c for c in self.connections if any(end.stage != "lost" for end in c.ends)]
+
+    def burst(self, rounds: int) -> None:
+        """Everybody writes, now and then pauses, for so many turns; then all is to come."""
+
+        async def burst() -> None:
+            chance = self.chance
+            ends = [end for c in self.connections if c.strict for end in c.ends if end.is_open]
+            for _ in range(rounds):
+                for end in ends:
+                    if chance.random() < 0.7:
+                        end.write(size_of(chance))
+                    if chance.random() < 0.05:
+                        end.set_reading(chance.random() < 0.5)
+                await asyncio.sleep(0)
+                if chance.random() < 0.3:
+                    for end in ends:
+                        end.set_reading(True)
+
+        self.run(burst())
+        self.settle()
+
+    def end(self, connection: Connection, side: int, how: str) -> None:
+        """`close` when all has come; or at once, and rudely: `slam`, `abort`."""
+        end = connection.ends[side]
+        if how == "close":
+            self.settle()
+        else:
+            connection.be_rude()
+            end.write(size_of(self.chance))
+        (end.abort if how == "abort" else end.close)()
+        self.run(self._see_off(end, how))
+        self.forget_ended()
+
+    async def _see_off(self, end: End, how: str) -> None:
+        other = end.other
+        if how == "close":
+            await self.until(lambda: other.heard_eof or other.stage == "lost")
+            other.close()
+        else:
+            for _ in range(self.chance.randint(0, 20)):
+                await asyncio.sleep(0)
+            other.abort()  # it may not read, and then what was slammed waits for ever
+        await self.until(lambda: end.stage == other.stage == "lost")
+
+    # --- other things ------------------------------------------------------------------------------------------------
+
+    def exchange_datagrams(self, count: int) -> None:
+        self.run(self._exchange_datagrams(count))
+
+    async def _exchange_datagrams(self, count: int) -> None:
+        there = await self._endpoint(local_addr=("127.0.0.1", 0))
+        address = there[0].get_extra_info("sockname")
+        here = await self._endpoint(remote_addr=address)
+        sent = [number.to_bytes(DATAGRAM_BYTES, "big") * self.chance.randint(1, 20) for number in range(count)]
+        for number, datagram in enumerate(sent):
+            here[0].sendto(datagram)
+            if self.chance.random() < 0.3:
+                await asyncio.sleep(0)
+            if number % 50 == 49:  # no more than the receiver's socket holds
+                await self.until(lambda so_far=number: len(there[1].received) > so_far)
+        await self.until(lambda: len(there[1].received) >= count)
+        assert there[1].received == sent
+        assert here[1].errors == there[1].errors == []
+        for transport, _ in (here, there):
+            transport.close()
+        await asyncio.sleep(0)
+
+    async def _endpoint(self, **addresses: Any) -> tuple[asyncio.DatagramTransport, Datagrams]:
+        while True:
+            try:
+                return await self.loop.create_datagram_endpoint(Datagrams, **addresses)
+            except OSError as exc:
+                if exc.errno != errno.ENOMEM:  # the pool of buffers
+                    raise
+
+    def use_file(self, size: int) -> None:
+        self.run(self._use_file(size))
+
+    async def _use_file(self, size: int) -> None:
+        content = self.chance.randbytes(size)
+        path = Path(self.folder.name) / "file"
+        async with uringloop.open(path, "w+b", buffering=0) as file:
+            file._in_place = False  # by the ring, though the pages are in memory
+            written = 0
+            while written < size:
+                written += await file.write(content[written:])
+            await file.seek(0)
+            read = b""
+            while piece := await file.read(self.chance.randint(1, size)):
+                read += piece
+        assert read == content
+
+    def use_socket(self, rounds: int) -> None:
+        """The calls on plain sockets: a receive that is cancelled has taken nothing."""
+        self.run(self._use_socket(rounds))
+
+    async def _use_socket(self, rounds: int) -> None:
+        loop, chance = self.loop, self.chance
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            far.setblocking(False)
+            for _ in range(rounds):
+                data = chance.randbytes(chance.choice([10, 1000, LARGEST]))
+                receiving = loop.create_task(loop.sock_recv(far, len(data)))
+                await asyncio.sleep(0)
+                receiving.cancel()
+                sending = loop.create_task(loop.sock_sendall(near, data))
+                received = b""
+                with suppress(asyncio.CancelledError):
+                    received = await receiving
+                while len(received) < len(data):
+                    received += await loop.sock_recv(far, len(data))
+                await sending
+                assert received == data
+
+    def change_threads(self) -> None:
+        """The next turns are another thread's, and so need a ring of their own."""
+        failures: list[BaseException] = []
+
+        def turns() -> None:
+            try:
+                self.burst(3)
+            except BaseException as exc:
+                failures.append(exc)
+
+        thread = threading.Thread(target=turns)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """End everything; nothing may be left."""
+        try:
+            self._end_all()
+        finally:
+            self.abandon()
+        assert leaked_bytes() == self._leaked
+
+    def _end_all(self) -> None:
+        self.settle()
+        for number, connection in enumerate(list(self.connections)):
+            self.end(connection, number % 2, ("close", "slam", "abort")[number % 3])
+
+        async def stop() -> None:
+            for server in self.servers.values():
+                server.close()
+                await server.wait_closed()
+            await self.until(lambda: not any(in_use(self.loop).values()))
+
+        self.run(stop())
+
+    def abandon(self) -> None:
+        """Close the loop as it is."""
+        for connection in self.connections:
+            for end in connection.ends:
+                end.abort()
+        self.loop.close()
+        self.folder.cleanup()
+
+
+def make_loop(options: dict[str, int]) -> uringloop.Loop:
+    compat.ACCEPT_RETRY_DELAY = SOON
+    while True:
+        try:
+            return uringloop.Loop(**options)
+        except OSError as exc:
+            if exc.errno != errno.ENOMEM:
+                raise
+
+
+def in_use(loop: uringloop.Loop) -> dict[str, int]:
+    """What must be nothing in the end."""
+    stats = loop.stats()
+    names = ["operations_in_flight", "slots_in_use", "buffers_in_use", "streams_open", "endpoints_open"]
+    return {name: getattr(stats, name) for name in [*names, "datagram_buffers_in_use", "listeners_open"]}
+
+
+def fds() -> int:
+    """Open file descriptors of this process."""
+    return len(os.listdir("/proc/self/fd"))
