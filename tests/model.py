@@ -244,14 +244,17 @@ class World:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run it to its end, and look whether anything has gone wrong meanwhile."""
-        task = self.loop.create_task(asyncio.wait_for(coroutine, 2 * PATIENCE))
-        while not task.done():
+        task = self.loop.create_task(coroutine)
+        # Not wait_for: what hangs may not end when it is cancelled either.
+        watch = self.loop.create_task(asyncio.wait([task], timeout=2 * PATIENCE))
+        while not watch.done():
             try:
-                self.loop.run_until_complete(task)
+                self.loop.run_until_complete(watch)
             except OSError as exc:
                 # The next ring, when the loop changes threads: it says so, and goes on when it is run again.
-                if exc.errno != errno.ENOMEM or task.done():
+                if exc.errno != errno.ENOMEM:
                     raise
+        assert task.done(), f"not in {2 * PATIENCE} seconds: {task}, {self.loop.stats()}"
         self.check()
         return task.result()
 
