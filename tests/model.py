@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import random
 import socket
@@ -25,7 +26,7 @@ from uringloop.reactor import leaked_bytes
 
 T = TypeVar("T")
 
-PATIENCE = 30  # seconds, for what takes a moment
+PATIENCE = 20  # seconds, for what takes a moment
 SOON = 0.002  # seconds, in place of a second, until a server that was out of descriptors tries again
 # A prime, so that no two places that are a power of two apart have the same bytes.
 PERIOD = 65_537
@@ -254,9 +255,16 @@ class World:
                 # The next ring, when the loop changes threads: it says so, and goes on when it is run again.
                 if exc.errno != errno.ENOMEM:
                     raise
-        assert task.done(), f"not in {2 * PATIENCE} seconds: {task}, {self.loop.stats()}"
+        assert task.done(), f"not in {2 * PATIENCE} seconds: {self._stacks()}{self.loop.stats()}"
         self.check()
         return task.result()
+
+    def _stacks(self) -> str:
+        """Where everything waits."""
+        text = io.StringIO()
+        for task in asyncio.all_tasks(self.loop):
+            task.print_stack(file=text)
+        return text.getvalue()
 
     def check(self) -> None:
         for connection in self.connections:

@@ -372,8 +372,8 @@ long ul_fault_enter(struct ul_ring *ring, uint32_t *to_submit, uint32_t *min_com
             ul_fault_examine(faults, &ring->sqes[(first + i) & ring->sq_mask]);
     if ((int32_t)(first + count - faults->examined) > 0)
         faults->examined = first + count;
-    /* The kernel does not sleep if it submits less than it was asked to, nor while it has something to tell. */
-    if (count < *to_submit || ul_fault_holds(ring))
+    /* The kernel does not sleep if it submits less than it was asked to, nor while there are completions that are not taken. */
+    if (count < *to_submit || ul_fault_holds(ring) || ul_ring_ready(ring))
         *min_complete = 0;
     *to_submit = count;
     return 0;
