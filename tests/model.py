@@ -235,6 +235,7 @@ class World:
         self.servers: dict[str, asyncio.AbstractServer] = {}
         self._accepting: End | None = None
         self._names = 0
+        self.hangs = False  # has failed by that; it will not end in good order
         self._leaked = leaked_bytes()  # by other loops of the process
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -255,6 +256,7 @@ class World:
                 # The next ring, when the loop changes threads: it says so, and goes on when it is run again.
                 if exc.errno != errno.ENOMEM:
                     raise
+        self.hangs = self.hangs or not task.done()
         assert task.done(), f"not in {2 * PATIENCE} seconds: {self._stacks()}{self.loop.stats()}"
         self.check()
         return task.result()
@@ -280,6 +282,7 @@ class World:
                     await asyncio.sleep(0)
                     self.check()
         except TimeoutError:
+            self.hangs = True
             raise AssertionError(f"not in {PATIENCE} seconds: {self.connections}, {self.loop.stats()}") from None
 
     # --- connections -------------------------------------------------------------------------------------------------
@@ -473,7 +476,8 @@ class World:
     def finish(self) -> None:
         """End everything; nothing may be left."""
         try:
-            self._end_all()
+            if not self.hangs:
+                self._end_all()
         finally:
             self.abandon()
         assert leaked_bytes() == self._leaked

@@ -93,6 +93,7 @@ static void ul_listener_on_accept(struct ul_listeners *listeners, struct ul_list
         return;
     }
     listeners->engine->stats.accept_rearms++;
+    listeners->engine->stats.accept_ends[ul_end_of(cqe->res)]++;
     if (ul_listener_arm(listeners, listener) < 0 && cqe->res < 0)
         ul_listener_stop(listeners, listener, ENOMEM);
 }

@@ -116,8 +116,10 @@ static void ul_stream_on_recv_end(struct ul_streams *streams, struct ul_stream *
         stream->read_state = UL_READ_ENDED;
         ul_emit(streams->engine, UL_EVENT_EOF, stream->entry.token, 0, 0);
     } else if (result == -ENOBUFS || again) {
-        if (stream->read_wanted)
+        if (stream->read_wanted) {
+            streams->engine->stats.receive_ends[ul_end_of(result)]++;
             (again ? ul_stream_arm_again : ul_stream_starve)(streams, stream);
+        }
     } else if (stream->read_wanted) {
         ul_stream_fail(streams, stream, -result);
     } else {
