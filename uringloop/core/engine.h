@@ -40,6 +40,7 @@ enum ul_request {
     UL_REQUEST_SLOT_CLEAR,
     UL_REQUEST_CANCEL, /* of one request or of all; its token is 0 */
     UL_REQUEST_ACCEPT,
+    UL_REQUEST_ACCEPTABLE,
     UL_REQUEST_RECVMSG,
     UL_REQUEST_DATAGRAM,
     UL_REQUEST_DATAGRAM_ROOM,
@@ -139,6 +140,7 @@ static inline bool ul_request_waits(enum ul_request request) {
     case UL_REQUEST_READABLE:
     case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_ACCEPT:
+    case UL_REQUEST_ACCEPTABLE:
     case UL_REQUEST_RECVMSG:
     case UL_REQUEST_DATAGRAM_ROOM:
     case UL_REQUEST_OPERATION:

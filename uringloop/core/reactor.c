@@ -145,7 +145,8 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         ul_stream_complete(&reactor->streams, request, token, cqe);
         break;
     case UL_REQUEST_ACCEPT:
-        ul_listener_complete(&reactor->listeners, token, cqe);
+    case UL_REQUEST_ACCEPTABLE:
+        ul_listener_complete(&reactor->listeners, request, token, cqe);
         break;
     case UL_REQUEST_RECVMSG:
     case UL_REQUEST_DATAGRAM:
