@@ -70,7 +70,6 @@ SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
 SETUP_NO_SQARRAY: Final[int] = _lib.IORING_SETUP_NO_SQARRAY
 
 
-
 def _names(enum: str, prefix: str) -> tuple[str, ...]:
     """Of a C enum that counts from 0 up to its ..._KINDS."""
     elements = _ffi.typeof(f"enum {enum}").elements
