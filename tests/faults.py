@@ -3,6 +3,7 @@
 The core is built with faults compiled in (core/ring_fault.h), and then:
 
 - the canaries: a core that loses a byte or a completion, or swaps two, must fail the property test;
+- each kind by itself (each_fault.py);
 - the property test (test_model.py) until N faults have been made, of all kinds, with many of each;
 - without --faults, for a quick look, it is a minute of that, and then those tests that move bytes, with a few faults.
 
@@ -145,14 +146,15 @@ def search(faults: int | None, seed: int) -> None:
 
 
 def run_tests(seed: int) -> int:
-    import faulty
-    import pytest
-
-    faulty.set_seed(seed)
-    faulty.set_rates(faulty.FEW)
     print(f"the tests with a few faults, seed {seed}", flush=True)
-    paths = [f"tests/{name}" for name in TESTS]
-    return pytest.main(["-q", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS}", "-k", "uringloop", *paths])
+    return run_pytest("-k", "uringloop", *(f"tests/{name}" for name in TESTS), seed=seed)
+
+
+def run_pytest(*arguments: str, seed: int | None = None) -> int:
+    """In a process of its own; with a few faults (faulty.py) if there is a seed."""
+    options = ["-q", "-p", "faulty", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS}"]
+    environment = os.environ | ({} if seed is None else {"FAULTS_SEED": str(seed)})
+    return subprocess.run([sys.executable, "-m", "pytest", *options, *arguments], env=environment).returncode
 
 
 def main() -> int:
@@ -171,6 +173,9 @@ def main() -> int:
     uringloop.probe()  # of the kernel as it is
     seed = int.from_bytes(os.urandom(4), "big") if arguments.seed is None else arguments.seed
     check_canaries(seed)
+    status = run_pytest("tests/each_fault.py")
+    if status:
+        return status
     search(arguments.faults, seed)
     return 0 if arguments.faults is not None else run_tests(seed)
 

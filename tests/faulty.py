@@ -3,9 +3,11 @@ compiled in by `python -m tests.faults`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import uringloop
 from uringloop.core import _core
 
 _ffi: Any = _core.ffi
@@ -55,3 +57,11 @@ def total(kinds: Iterable[str] = ()) -> int:
     """All of them, or those of these kinds."""
     made = counts()
     return sum(made[name] for name in kinds or made)
+
+
+def pytest_sessionstart() -> None:
+    """Where this is a plugin of pytest: a few faults, if FAULTS_SEED says so."""
+    uringloop.probe()  # of the kernel as it is
+    if "FAULTS_SEED" in os.environ:
+        set_seed(int(os.environ["FAULTS_SEED"]))
+        set_rates(FEW)

@@ -1,8 +1,6 @@
-"""A loop under load, and what asyncio promises of it, in plain Python: which bytes come, and which calls in which order.
+"""A loop of ours under load: connections, datagrams, files and sockets, driven and checked in plain Python.
 
-`World` has connections, datagrams, files and sockets on one loop of ours. Each `End` of a connection checks every call
-against what both sides have done. A connection is strict until it is ended rudely, by an abort or a close with bytes
-under way: then the kernel may drop what was not read, and what has come is still a beginning of what was sent.
+What is promised of connections is in model_ends.py; that nothing is left in the end is checked here.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import os
 import random
 import socket
 import tempfile
@@ -20,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from model_ends import LARGEST, Connection, End, size_of
+
 import uringloop
 from uringloop import compat
 from uringloop.reactor import leaked_bytes
@@ -28,184 +27,7 @@ T = TypeVar("T")
 
 PATIENCE = 20  # seconds, for what takes a moment
 SOON = 0.002  # seconds, in place of a second, until a server that was out of descriptors tries again
-# A prime, so that no two places that are a power of two apart have the same bytes.
-PERIOD = 65_537
-LARGEST = 300_000
 DATAGRAM_BYTES = 8
-
-
-def size_of(chance: random.Random) -> int:
-    """Of one write: mostly small; some are pinned, some more than a socket takes."""
-    kind = chance.random()
-    if kind < 0.80:
-        return chance.randint(1, 300)
-    if kind < 0.97:
-        return chance.randint(300, 10_000)
-    return chance.randint(32 * 1024, LARGEST)
-
-
-class Bytes:
-    """An endless sequence of which every piece says where it is from."""
-
-    def __init__(self, chance: random.Random) -> None:
-        once = chance.randbytes(PERIOD)
-        self._repeated = memoryview(once * (LARGEST // PERIOD + 2))
-
-    def piece(self, start: int, size: int) -> memoryview:
-        start %= PERIOD
-        return self._repeated[start : start + size]
-
-    def begins(self, start: int, data: bytes) -> bool:
-        """Whether these are the bytes from there on."""
-        for at in range(0, len(data), LARGEST):
-            part = data[at : at + LARGEST]
-            if self.piece(start + at, len(part)) != part:
-                return False
-        return True
-
-
-class End(asyncio.Protocol):
-    """One side of a connection."""
-
-    transport: asyncio.Transport
-    other: End
-
-    def __init__(self, name: str, source: Bytes) -> None:
-        self.name = name
-        self.source = source  # of what it writes
-        self.written = self.received = 0
-        self.stage = "new"  # -> "made" -> "lost"
-        self.heard_eof = self.wrote_eof = self.closed = False
-        self.may_write = True
-        self.strict = True
-        self.keep_open = False
-        self.failure: BaseException | None = None
-
-    def expect(self, condition: object, what: str) -> None:
-        """The loop's exception handler is no place for a failed assertion: it is kept, and raised by the world."""
-        if not condition and self.failure is None:
-            self.failure = AssertionError(f"{self.name}: {what}: {vars(self)}")
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.expect(self.stage == "new", "made twice")
-        self.stage = "made"
-        self.transport = transport  # type: ignore[assignment]
-
-    def take(self, data: bytes | memoryview) -> None:
-        self.expect(self.stage == "made" and not self.heard_eof, "bytes before the beginning or after the end")
-        self.expect(not self.closed and self.transport.is_reading(), "bytes that were not asked for")
-        self.expect(self.received + len(data) <= self.other.written, "more than was written")
-        self.expect(self.other.source.begins(self.received, bytes(data)), f"wrong bytes, {len(data)} of them")
-        self.received += len(data)
-
-    def data_received(self, data: bytes) -> None:
-        self.expect(data, "no bytes")
-        self.take(data)
-
-    def eof_received(self) -> bool:
-        self.expect(self.stage == "made" and not self.heard_eof, "the end of the stream out of turn")
-        self.expect(not self.closed and self.transport.is_reading(), "an end that was not asked for")
-        self.expect(self.other.wrote_eof or self.other.closed, "an end that nobody made")
-        if self.strict:
-            self.expect(self.received == self.other.written, "the end of the stream before its last bytes")
-        self.heard_eof = True
-        if not self.keep_open:
-            self.closed = True
-        return self.keep_open
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.expect(self.stage == "made", "lost out of turn")
-        self.expect(exc is None or not self.strict, f"lost to {exc!r}")
-        self.stage = "lost"
-
-    def pause_writing(self) -> None:
-        self.expect(self.stage == "made" and self.may_write, "paused twice")
-        self.may_write = False
-
-    def resume_writing(self) -> None:
-        self.expect(self.stage == "made" and not self.may_write, "resumed twice")
-        low, _ = self.transport.get_write_buffer_limits()
-        self.expect(self.transport.get_write_buffer_size() <= low, "resumed with a full buffer")
-        self.may_write = True
-
-    # What is done to it.
-
-    @property
-    def is_open(self) -> bool:
-        return self.stage == "made" and not self.closed
-
-    def write(self, size: int) -> None:
-        if not self.is_open or self.wrote_eof or not self.may_write:
-            return
-        piece = bytes(self.source.piece(self.written, size))
-        self.written += size
-        self.transport.write(piece)
-        _, high = self.transport.get_write_buffer_limits()
-        too_much = self.transport.get_write_buffer_size() > high
-        self.expect(too_much == (not self.may_write), "the write limits are not kept")
-
-    def write_eof(self) -> None:
-        if self.is_open and not self.wrote_eof:
-            self.wrote_eof = True
-            self.transport.write_eof()
-
-    def set_reading(self, on: bool) -> None:
-        if self.is_open and not self.heard_eof:
-            (self.transport.resume_reading if on else self.transport.pause_reading)()
-
-    def close(self) -> None:
-        if self.is_open:
-            self.closed = True
-            self.transport.close()
-
-    def abort(self) -> None:
-        if self.stage == "made":
-            self.closed = True
-            self.transport.abort()
-
-
-class BufferedEnd(End, asyncio.BufferedProtocol):
-    """The same, with a buffer of its own."""
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        self._buffer = bytearray(1000)
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.expect(nbytes > 0, "no bytes")
-        self.take(memoryview(self._buffer)[:nbytes])
-
-
-class Connection:
-    """Two ends. Rude once: what is under way may be lost."""
-
-    def __init__(self, name: str, chance: random.Random) -> None:
-        first, second = (
-            (BufferedEnd if chance.random() < 0.2 else End)(f"{name}.{side}", Bytes(chance)) for side in range(2)
-        )
-        self.ends = (first, second)
-        second.keep_open = chance.random() < 0.3
-        first.other, second.other = second, first
-
-    @property
-    def strict(self) -> bool:
-        return self.ends[0].strict
-
-    def be_rude(self) -> None:
-        for end in self.ends:
-            end.strict = False
-
-    def __repr__(self) -> str:
-        return f"{[(vars(end), end.transport) for end in self.ends if end.stage == 'made']}\n"
-
-    def is_settled(self) -> bool:
-        """All that was written has come, and so has the end where there is one."""
-        for end in self.ends:
-            sent_all = end.received == end.other.written
-            ended = end.heard_eof or not (end.other.wrote_eof or end.other.closed)
-            if end.is_open and not (sent_all and ended and end.may_write):
-                return False
-        return all(end.stage == "lost" or not end.closed for end in self.ends)
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -235,6 +57,7 @@ class World:
         self.servers: dict[str, asyncio.AbstractServer] = {}
         self._accepting: End | None = None
         self._names = 0
+        self._thread = threading.get_native_id()  # that has run the loop last
         self.hangs = False  # has failed by that; it will not end in good order
         self._leaked = leaked_bytes()  # by other loops of the process
 
@@ -254,8 +77,9 @@ class World:
                 self.loop.run_until_complete(watch)
             except OSError as exc:
                 # The next ring, when the loop changes threads: it says so, and goes on when it is run again.
-                if exc.errno != errno.ENOMEM:
+                if exc.errno != errno.ENOMEM or self._thread == threading.get_native_id():
                     raise
+        self._thread = threading.get_native_id()
         self.hangs = self.hangs or not task.done()
         assert task.done(), f"not in {2 * PATIENCE} seconds: {self._stacks()}{self.loop.stats()}"
         self.check()
@@ -480,7 +304,7 @@ class World:
                 self._end_all()
         finally:
             self.abandon()
-        assert leaked_bytes() == self._leaked
+        assert leaked_bytes() == self._leaked, "memory was left to the kernel"
 
     def _end_all(self) -> None:
         self.settle()
@@ -519,8 +343,3 @@ def in_use(loop: uringloop.Loop) -> dict[str, int]:
     stats = loop.stats()
     names = ["operations_in_flight", "slots_in_use", "buffers_in_use", "streams_open", "endpoints_open"]
     return {name: getattr(stats, name) for name in [*names, "datagram_buffers_in_use", "listeners_open"]}
-
-
-def fds() -> int:
-    """Open file descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))

@@ -145,9 +145,7 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, d
 
 
 @asynccontextmanager
-async def connected(
-    address: Any, **options: Any
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected(address: Any, **options: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(*address[:2], **options)
     try:
         yield reader, writer
@@ -339,9 +337,7 @@ async def soak_for(seconds: float, seed: int, folder: Path) -> Watch:
         workers = [asyncio.create_task(soak.work(worker)) for worker in WORKERS]
         for interval in itertools.count(1):
             until = watch.began + seconds * interval / INTERVALS
-            done, _ = await asyncio.wait(
-                workers, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(workers, timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
             for failed in done:
                 failed.result()
             async with soak.gate.lull():

@@ -1,4 +1,4 @@
-"""What asyncio promises of connections, whatever is done to them in whatever order: hypothesis does it, model.py checks.
+"""What asyncio promises of connections, whatever is done to them: hypothesis does it, model.py checks.
 
 `python -m tests.faults` runs this on a core that makes faults; here the kernel makes those that it has.
 """
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from model import World, size_of
+from model import World
+from model_ends import size_of
 
 CONNECTIONS_MAX = 40
 EXAMPLES = 6  # of the normal suite
