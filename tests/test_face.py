@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.resources
 import inspect
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -401,6 +402,9 @@ def test_stats_count_a_connection_and_forget_it() -> None:
             assert connected.streams_open - at_rest.streams_open == 2
             assert connected.accepts - at_rest.accepts == 1
             assert connected.receives - at_rest.receives >= 2
+            assert connected.completions_by_kind["accept"] - at_rest.completions_by_kind["accept"] == 1
+            assert connected.completions_by_kind["recv"] - at_rest.completions_by_kind["recv"] >= 2
+            assert sum(connected.completions_by_kind.values()) == connected.completions
             writer.close()
             await writer.wait_closed()
             await ended.wait()
@@ -408,6 +412,38 @@ def test_stats_count_a_connection_and_forget_it() -> None:
         assert loop.stats().slots_in_use == at_rest.slots_in_use
 
     uringloop.run(asyncio.wait_for(main(), 10))
+
+
+def test_stats_tell_why_receives_had_ended() -> None:
+    """More bytes than a pool of two small buffers holds, so that receives find it empty."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, uringloop.Loop)
+        near, far = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=near)
+        _, sending = await asyncio.open_connection(sock=far)
+        sending.write(bytes(5000))
+        assert await reader.readexactly(5000) == bytes(5000)
+        stats = loop.stats()
+        assert stats.receive_starved > 0
+        assert stats.receive_ends["starved"] == stats.receive_starved
+        assert sum(stats.receive_ends.values()) >= stats.receive_rearms > 0
+        for ours in (writer, sending):
+            ours.close()
+            await ours.wait_closed()
+
+    with asyncio.Runner(loop_factory=lambda: uringloop.Loop(buffers=2, buffer_size=512)) as runner:
+        runner.run(asyncio.wait_for(main(), 10))
+
+
+def test_every_field_of_stats_is_in_its_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "stats.md").read_text()
+    loop = uringloop.Loop()
+    stats = loop.stats()
+    loop.close()
+    names = {field.name for field in dataclasses.fields(stats)} | stats.completions_by_kind.keys()
+    assert {name for name in names | stats.receive_ends.keys() if f"`{name}`" not in page} == set()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

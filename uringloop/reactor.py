@@ -69,6 +69,17 @@ SQE_ASYNC: Final[int] = _lib.IOSQE_ASYNC
 SETUP_DEFER_TASKRUN: Final[int] = _lib.IORING_SETUP_DEFER_TASKRUN
 SETUP_NO_SQARRAY: Final[int] = _lib.IORING_SETUP_NO_SQARRAY
 
+
+def _names(enum: str, prefix: str) -> tuple[str, ...]:
+    """Of a C enum that counts from 0 up to its ..._KINDS."""
+    elements = _ffi.typeof(f"enum {enum}").elements
+    return tuple(elements[number].removeprefix(prefix).lower() for number in range(len(elements) - 1))
+
+
+# What a completion is for, and why a multishot request had ended: see core/engine.h.
+REQUESTS: Final = _names("ul_request", "UL_REQUEST_")
+ENDS: Final = _names("ul_end", "UL_END_")
+
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
 BULK_BYTES_MAX: Final[int] = _lib.UL_BULK_BYTES_MAX
 BUFFERS_MAX: Final = 32768  # the kernel's limit for a buffer ring

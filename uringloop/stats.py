@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from uringloop.reactor import SETUP_DEFER_TASKRUN, leaked_bytes
+from uringloop.reactor import ENDS, REQUESTS, SETUP_DEFER_TASKRUN, leaked_bytes
+
+
+def _by_name(names: tuple[str, ...], counts: Any) -> dict[str, int]:
+    return {name: counts[number] for number, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class Stats:
     ticks: int  # turns of the loop
     enters: int  # io_uring_enter system calls
     completions: int
+    completions_by_kind: dict[str, int]  # by what they were for; the names are those of core/engine.h's ul_request
     cq_overflows: int  # enters that found more completions than the queue holds; none is lost
     sq_entries: int
     cq_entries: int
@@ -27,7 +32,8 @@ class Stats:
     # Receiving.
     receives: int
     receive_arms: int
-    receive_rearms: int  # arms after a multishot receive had ended by itself
+    receive_rearms: int  # arms after a multishot receive had ended
+    receive_ends: dict[str, int]  # why it had; the names are those of core/engine.h's ul_end
     receive_starved: int  # receives that ended because the buffer pool was empty
     receives_bulk: int  # of streams with large messages, which take a system call each
     bytes_received: int
@@ -53,6 +59,7 @@ class Stats:
     # Connections.
     accepts: int
     accept_rearms: int
+    accept_ends: dict[str, int]  # why the accepts that were armed again had ended
     streams_open: int
     listeners_open: int
     fixed_files: int  # slots in the table; 0: there is none
@@ -70,7 +77,8 @@ class Stats:
         return cls(
             ticks=stats.ticks,
             enters=report.enters,
-            completions=stats.completions,
+            completions=report.completions,
+            completions_by_kind=_by_name(REQUESTS, stats.completions),
             cq_overflows=report.overflows,
             sq_entries=report.sq_entries,
             cq_entries=report.cq_entries,
@@ -81,6 +89,7 @@ class Stats:
             receives=stats.receives,
             receive_arms=stats.receive_arms,
             receive_rearms=stats.receive_rearms,
+            receive_ends=_by_name(ENDS, stats.receive_ends),
             receive_starved=stats.receive_starved,
             receives_bulk=stats.receives_bulk,
             bytes_received=stats.bytes_received,
@@ -103,6 +112,7 @@ class Stats:
             endpoints_open=report.endpoints,
             accepts=stats.accepts,
             accept_rearms=stats.accept_rearms,
+            accept_ends=_by_name(ENDS, stats.accept_ends),
             streams_open=report.streams,
             listeners_open=report.listeners,
             fixed_files=report.files,

@@ -166,7 +166,7 @@ static void arbitrary_completions_of_listeners_are_harmless(void) {
         struct io_uring_cqe cqe = arbitrary_completion(UL_REQUEST_ACCEPT, token);
         if (cqe.res >= 0)
             cqe.res = NOT_OPEN;
-        ul_listener_complete(&reactor->listeners, token, &cqe);
+        ul_listener_complete(&reactor->listeners, UL_REQUEST_ACCEPT, token, &cqe);
         if (check_one_in(10))
             ul_listener_start(&reactor->listeners, token);
         if (check_one_in(10))

@@ -202,6 +202,26 @@ static void an_endpoint_may_be_opened(void) {
 
 static void nothing(void *with) { (void)with; }
 
+/* The accept of the old ring is there for some time after that is closed, and would be woken in the place of the new one. */
+static void connections_are_accepted(void) {
+    for (int turn = 0; turn < 50; turn++) {
+        struct driver *driver = driver_open(&setting->options);
+        int listener = listen_on_loopback(8);
+        int32_t token = ul_listener_open(driver->listeners, listener);
+        driver_fence(driver);
+        in_another_thread(driver, a_tick, driver);
+        in_another_thread(driver, a_tick, driver);
+        driver_tick(driver, 0);
+        int client = connect_to(listener);
+        UNTIL(driver, driver->accepted_count == 1);
+        close(SYSTEM(driver->accepted[0].fd));
+        CHECK_INT(ul_listener_close(driver->listeners, token), ==, 0);
+        driver_close(driver);
+        close(client);
+        close(listener);
+    }
+}
+
 /* Another thread began and ended before the move was over: it goes on in this one. */
 static void a_move_that_is_not_over_goes_on(void) {
     struct driver *driver = driver_open(&setting->options);
@@ -227,6 +247,7 @@ int main(int count, char **arguments) {
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);
         RUN(an_endpoint_may_be_opened);
+        RUN(connections_are_accepted);
         RUN(a_move_that_is_not_over_goes_on);
     }
     return check_end();

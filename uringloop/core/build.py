@@ -1,6 +1,7 @@
 """The cffi build of the core: setup.py asks for `ffi`, setuptools compiles it.
 
-URINGLOOP_CFLAGS in the environment adds compiler flags, for sanitizers and for -Werror.
+URINGLOOP_CFLAGS in the environment adds compiler flags, for sanitizers and for -Werror. URINGLOOP_FAULTS=1 compiles
+faults in (ring_fault.h), and what sets them.
 """
 
 import os
@@ -34,11 +35,20 @@ PREAMBLE = r"""
 #define _cffi_save_errno() ((void)0)
 """
 
+FAULTS = os.environ.get("URINGLOOP_FAULTS", "") not in ("", "0")
+FAULTS_CDEF = """
+#define UL_FAULT_KINDS ...
+const char *ul_fault_name(int kind);
+void ul_fault_set_rate(int kind, uint32_t per_million);
+void ul_fault_set_seed(uint64_t seed);
+uint64_t ul_fault_count(int kind);
+"""
+
 ffi = cffi.FFI()
-ffi.cdef((CORE / "cdef.h").read_text())
+ffi.cdef((CORE / "cdef.h").read_text() + FAULTS * FAULTS_CDEF)
 ffi.set_source(
     "uringloop.core._core",
-    PREAMBLE,
+    FAULTS * '#include "ring_fault.h"\n' + PREAMBLE,
     # Relative to the directory of setup.py, as setuptools wants them.
     sources=[f"uringloop/core/{source}" for source in SOURCES],
     include_dirs=["uringloop/core"],
@@ -48,6 +58,7 @@ ffi.set_source(
         "-O2",
         "-Wall",
         "-Wextra",
+        *["-DUL_FAULTS"] * FAULTS,
         *shlex.split(os.environ.get("URINGLOOP_CFLAGS", "")),
     ],
     extra_link_args=shlex.split(os.environ.get("URINGLOOP_LDFLAGS", "")),

@@ -58,8 +58,39 @@ struct ul_options {
     uint32_t without_flags;
 };
 
+enum ul_request {
+    UL_REQUEST_RECV,
+    UL_REQUEST_READABLE,
+    UL_REQUEST_SEND_INLINE,
+    UL_REQUEST_SEND_WAITING,
+    UL_REQUEST_SLOT_FILL,
+    UL_REQUEST_SLOT_CLEAR,
+    UL_REQUEST_CANCEL,
+    UL_REQUEST_ACCEPT,
+    UL_REQUEST_ACCEPTABLE,
+    UL_REQUEST_RECVMSG,
+    UL_REQUEST_DATAGRAM,
+    UL_REQUEST_DATAGRAM_ROOM,
+    UL_REQUEST_OPERATION,
+    UL_REQUEST_WAKE,
+    UL_REQUEST_KINDS,
+    ...
+};
+
+enum ul_end {
+    UL_END_BY_ITSELF,
+    UL_END_STARVED,
+    UL_END_CANCELLED,
+    UL_END_INTERRUPTED,
+    UL_END_NOT_READY,
+    UL_END_FAILED,
+    UL_END_KINDS,
+    ...
+};
+
 struct ul_stats {
-    uint64_t ticks, completions;
+    uint64_t ticks;
+    uint64_t completions[...], receive_ends[...], accept_ends[...];
     uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received;
     uint64_t sends, sends_direct, sends_short, bytes_sent;
     uint64_t accepts, accept_rearms;
@@ -70,7 +101,7 @@ struct ul_stats {
 
 struct ul_report {
     struct ul_stats stats;
-    uint64_t enters, overflows, in_flight;
+    uint64_t completions, enters, overflows, in_flight;
     uint32_t setup_flags, sq_entries, cq_entries;
     uint32_t streams, listeners, endpoints, operations;
     uint32_t files, slots_in_use;

@@ -74,6 +74,8 @@ static void ul_endpoint_on_recvmsg_end(struct ul_endpoints *endpoints, struct ul
         endpoint->read_state = UL_ENDPOINT_READ_ENDED;
         return;
     }
+    if (endpoint->read_wanted)
+        endpoints->engine->stats.receive_ends[ul_end_of(result)]++;
     if (error && error != ENOBUFS)
         ul_endpoint_tell_error(endpoints, endpoint, error);
     if (ul_recvmsg_is_hopeless_after(error)) {

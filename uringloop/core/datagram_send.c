@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "datagram_parts.h"
+#include "ring_fault.h"
 
 /* Datagrams of one sendmmsg: their headers, 80 bytes each, are on the stack. */
 #define UL_SEND_BATCH 64
@@ -152,7 +153,7 @@ void ul_endpoint_on_offer_refused(struct ul_endpoints *endpoints, struct ul_endp
 
 /* --- several ----------------------------------------------------------------------------------------------------------------------- */
 
-static int ul_endpoint_send_batch(const struct ul_endpoint *endpoint) {
+static int ul_endpoint_send_batch(const struct ul_endpoints *endpoints, const struct ul_endpoint *endpoint) {
     struct mmsghdr messages[UL_SEND_BATCH];
     struct iovec iov[UL_SEND_BATCH];
     unsigned int count = 0;
@@ -164,6 +165,9 @@ static int ul_endpoint_send_batch(const struct ul_endpoint *endpoint) {
             messages[count].msg_hdr.msg_namelen = datagram->name_length;
         }
     }
+    count = (unsigned int)UL_FAULT_LENGTH(&endpoints->engine->ring, SHORT_SEND, count);
+    if (UL_FAULT(&endpoints->engine->ring, EAGAIN))
+        return -EAGAIN;
     int sent = sendmmsg(endpoint->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     return sent < 0 ? -errno : sent;
 }
@@ -174,7 +178,7 @@ static bool ul_endpoint_send_now(struct ul_endpoints *endpoints, struct ul_endpo
     while (endpoint->first) {
         if (engine->event_count >= UL_EVENTS_MAX)
             return false;
-        int sent = ul_endpoint_send_batch(endpoint);
+        int sent = ul_endpoint_send_batch(endpoints, endpoint);
         engine->stats.datagram_batches++;
         if (sent == -EAGAIN) {
             ul_endpoint_wait_for_room(endpoints, endpoint);
@@ -196,7 +200,7 @@ void ul_endpoint_send_what_goes(struct ul_endpoints *endpoints, struct ul_endpoi
     bool may = endpoint->life == UL_ENDPOINT_OPEN || endpoint->life == UL_ENDPOINT_CLOSING;
     int sent = 1;
     while (may && sent > 0 && endpoint->first && endpoint->send_state == UL_ENDPOINT_SEND_IDLE) {
-        sent = ul_endpoint_send_batch(endpoint);
+        sent = ul_endpoint_send_batch(endpoints, endpoint);
         stats->datagram_batches++;
         for (int i = 0; i < sent; i++)
             ul_endpoint_sent_first(endpoint, stats);

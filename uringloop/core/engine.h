@@ -40,19 +40,34 @@ enum ul_request {
     UL_REQUEST_SLOT_CLEAR,
     UL_REQUEST_CANCEL, /* of one request or of all; its token is 0 */
     UL_REQUEST_ACCEPT,
+    UL_REQUEST_ACCEPTABLE,
     UL_REQUEST_RECVMSG,
     UL_REQUEST_DATAGRAM,
     UL_REQUEST_DATAGRAM_ROOM,
     UL_REQUEST_OPERATION,
     UL_REQUEST_WAKE,
+    UL_REQUEST_KINDS,
 };
 
 static inline uint64_t ul_user_data(enum ul_request request, int32_t token) { return (uint64_t)request << 32 | (uint32_t)token; }
 
+/* Why a multishot request had ended that was made again. */
+enum ul_end {
+    UL_END_BY_ITSELF,   /* with bytes, or a connection: the kernel may do so whenever it likes */
+    UL_END_STARVED,     /* ENOBUFS: the buffer pool was empty */
+    UL_END_CANCELLED,   /* the stream changed its mode or began to read again; or the thread that ran the ring is gone */
+    UL_END_INTERRUPTED, /* EINTR */
+    UL_END_NOT_READY,   /* EAGAIN */
+    UL_END_FAILED,      /* an error after which it goes on: a slot refused, a connection that was over before it was accepted */
+    UL_END_KINDS,
+};
+
 /* Always counted: an addition each on lines that are hot anyway. */
 struct ul_stats {
     uint64_t ticks;
-    uint64_t completions;
+    uint64_t completions[UL_REQUEST_KINDS];
+    uint64_t receive_ends[UL_END_KINDS]; /* of receives that are still wanted */
+    uint64_t accept_ends[UL_END_KINDS];
     uint64_t receives;           /* completions that brought bytes */
     uint64_t receive_arms;       /* multishot receives submitted */
     uint64_t receive_rearms;     /* of them, those after one had ended by itself */
@@ -74,6 +89,13 @@ struct ul_stats {
     uint64_t fixed_file_fallbacks; /* streams that run on their plain fd because the table was full or absent */
     uint64_t stale_completions;
 };
+
+static inline uint64_t ul_completions_of_all_kinds(const struct ul_stats *stats) {
+    uint64_t completions = 0;
+    for (int kind = 0; kind < UL_REQUEST_KINDS; kind++)
+        completions += stats->completions[kind];
+    return completions;
+}
 
 struct ul_engine {
     struct ul_ring ring;
@@ -97,12 +119,28 @@ static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, in
     event[3] = b;
 }
 
+static inline enum ul_end ul_end_of(int32_t result) {
+    switch (result) {
+    case -ENOBUFS:
+        return UL_END_STARVED;
+    case -ECANCELED:
+        return UL_END_CANCELLED;
+    case -EINTR:
+        return UL_END_INTERRUPTED;
+    case -EAGAIN:
+        return UL_END_NOT_READY;
+    default:
+        return result < 0 ? UL_END_FAILED : UL_END_BY_ITSELF;
+    }
+}
+
 static inline bool ul_request_waits(enum ul_request request) {
     switch (request) {
     case UL_REQUEST_RECV:
     case UL_REQUEST_READABLE:
     case UL_REQUEST_SEND_WAITING:
     case UL_REQUEST_ACCEPT:
+    case UL_REQUEST_ACCEPTABLE:
     case UL_REQUEST_RECVMSG:
     case UL_REQUEST_DATAGRAM_ROOM:
     case UL_REQUEST_OPERATION:
@@ -113,6 +151,7 @@ static inline bool ul_request_waits(enum ul_request request) {
     case UL_REQUEST_SLOT_FILL:
     case UL_REQUEST_SLOT_CLEAR:
     case UL_REQUEST_CANCEL:
+    case UL_REQUEST_KINDS:
         return false;
     }
     return false;

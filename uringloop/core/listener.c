@@ -1,5 +1,6 @@
 #include "listener.h"
 
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -11,13 +12,22 @@ void ul_listeners_init(struct ul_listeners *listeners, struct ul_engine *engine)
 
 void ul_listeners_destroy(struct ul_listeners *listeners) { ul_table_destroy(&listeners->table); }
 
+static enum ul_request ul_listener_request(const struct ul_listener *listener) {
+    return listener->polls ? UL_REQUEST_ACCEPTABLE : UL_REQUEST_ACCEPT;
+}
+
 static int ul_listener_arm(struct ul_listeners *listeners, struct ul_listener *listener) {
-    struct io_uring_sqe *sqe = ul_request(listeners->engine, IORING_OP_ACCEPT, UL_REQUEST_ACCEPT, listener->entry.token);
+    uint8_t opcode = listener->polls ? IORING_OP_POLL_ADD : IORING_OP_ACCEPT;
+    struct io_uring_sqe *sqe = ul_request(listeners->engine, opcode, ul_listener_request(listener), listener->entry.token);
     if (!sqe)
         return -ENOMEM;
     sqe->fd = listener->fd;
-    sqe->ioprio = IORING_ACCEPT_MULTISHOT;
-    sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC; /* no address: a multishot accept would overwrite it at each connection */
+    if (listener->polls) {
+        sqe->op_flags = POLLIN;
+    } else {
+        sqe->ioprio = IORING_ACCEPT_MULTISHOT;
+        sqe->op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC; /* no address: a multishot accept would overwrite it at each connection */
+    }
     listener->state = UL_LISTENER_ARMED;
     return 0;
 }
@@ -47,7 +57,7 @@ int ul_listener_close(struct ul_listeners *listeners, int32_t token) {
         return -ENOENT;
     if (listener->state == UL_LISTENER_ARMED) {
         listener->state = UL_LISTENER_CLOSING;
-        ul_cancel(listeners->engine, ul_user_data(UL_REQUEST_ACCEPT, token));
+        ul_cancel(listeners->engine, ul_user_data(ul_listener_request(listener), token));
     } else if (listener->state == UL_LISTENER_IDLE) {
         ul_table_free(&listeners->table, listener);
     }
@@ -93,17 +103,27 @@ static void ul_listener_on_accept(struct ul_listeners *listeners, struct ul_list
         return;
     }
     listeners->engine->stats.accept_rearms++;
+    listeners->engine->stats.accept_ends[ul_end_of(cqe->res)]++;
     if (ul_listener_arm(listeners, listener) < 0 && cqe->res < 0)
         ul_listener_stop(listeners, listener, ENOMEM);
 }
 
-void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const struct io_uring_cqe *cqe) {
+static void ul_listener_on_acceptable(struct ul_listeners *listeners, struct ul_listener *listener, const struct io_uring_cqe *cqe) {
+    struct io_uring_cqe accepted = {.res = cqe->res};
+    if (cqe->res >= 0) {
+        int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        accepted.res = fd < 0 ? -errno : fd;
+    }
+    ul_listener_on_accept(listeners, listener, &accepted);
+}
+
+void ul_listener_complete(struct ul_listeners *listeners, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe) {
     struct ul_listener *listener = ul_table_get(&listeners->table, token);
     if (listener && listener->state == UL_LISTENER_ARMED) {
-        ul_listener_on_accept(listeners, listener, cqe);
+        (request == UL_REQUEST_ACCEPT ? ul_listener_on_accept : ul_listener_on_acceptable)(listeners, listener, cqe);
         return;
     }
-    if (cqe->res >= 0)
+    if (cqe->res >= 0 && request == UL_REQUEST_ACCEPT)
         close(cqe->res);
     if (!listener)
         listeners->engine->stats.stale_completions++;
@@ -115,7 +135,10 @@ void ul_listeners_on_ring_lost(struct ul_listeners *listeners) {
     static const struct io_uring_cqe cancelled = {.res = -ECANCELED};
     uint32_t index = 0;
     struct ul_listener *listener;
-    while ((listener = ul_table_next(&listeners->table, &index)))
+    while ((listener = ul_table_next(&listeners->table, &index))) {
+        enum ul_request lost = ul_listener_request(listener);
+        listener->polls = true;
         if (listener->state != UL_LISTENER_IDLE)
-            ul_listener_complete(listeners, listener->entry.token, &cancelled);
+            ul_listener_complete(listeners, lost, listener->entry.token, &cancelled);
+    }
 }

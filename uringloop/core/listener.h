@@ -1,4 +1,10 @@
-/* A listening socket: one multishot accept armed, re-armed whenever it ends. */
+/* A listening socket: one multishot accept armed, re-armed whenever it ends.
+ *
+ * Fact: an accept that waits is woken alone, and an accept of a ring that is closed waits until the kernel tears the ring down, some time later.
+ * A connection that comes in between wakes the old one only, which takes nothing; the new one sleeps on.
+ * So: once its ring has been lost to another thread, a listener waits by a poll, which is woken whoever else is, and accepts with accept4(2).
+ * Cost: a system call and a request a connection, on loops that have changed their thread.
+ */
 #ifndef UL_LISTENER_H
 #define UL_LISTENER_H
 
@@ -6,7 +12,7 @@
 
 enum ul_listener_state {
     UL_LISTENER_IDLE,    /* after an error that waiting may mend; the owner starts it again */
-    UL_LISTENER_ARMED,   /* a multishot accept is in flight */
+    UL_LISTENER_ARMED,   /* an accept, or a poll, is in flight */
     UL_LISTENER_CLOSING, /* so is its cancel; connections that still come are closed */
 };
 
@@ -14,6 +20,7 @@ struct ul_listener {
     struct ul_entry entry;
     int fd;
     uint8_t state;
+    bool polls; /* its ring was lost once */
 };
 
 struct ul_listeners {
@@ -33,7 +40,7 @@ int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 int ul_listener_close(struct ul_listeners *listeners, int32_t token);
 
 /* For the reactor. */
-void ul_listener_complete(struct ul_listeners *listeners, int32_t token, const struct io_uring_cqe *cqe);
+void ul_listener_complete(struct ul_listeners *listeners, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_listeners_on_ring_lost(struct ul_listeners *listeners); /* accept again on another ring */
 
 #endif

@@ -75,9 +75,10 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
     return reactor;
 }
 
-/* Errors of an enter that mean no more than: reap, and come again. */
+/* Errors of an enter that mean no more than: reap, and come again. That memory is out is said by EAGAIN for a request and by ENOMEM for what a
+ * thread needs at its first enter; in both cases nothing was submitted, and all of it still is when there is memory again. */
 static int ul_reactor_real_error(int error) {
-    return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN ? 0 : error;
+    return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN || error == -ENOMEM ? 0 : error;
 }
 
 static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
@@ -130,7 +131,8 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
     struct ul_engine *engine = &reactor->engine;
     enum ul_request request = (enum ul_request)(cqe->user_data >> 32);
     int32_t token = (int32_t)(uint32_t)cqe->user_data;
-    engine->stats.completions++;
+    if ((uint32_t)request < UL_REQUEST_KINDS)
+        engine->stats.completions[request]++;
     if (ul_request_waits(request) && !(cqe->flags & IORING_CQE_F_MORE))
         engine->in_flight--;
     switch (request) {
@@ -143,7 +145,8 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         ul_stream_complete(&reactor->streams, request, token, cqe);
         break;
     case UL_REQUEST_ACCEPT:
-        ul_listener_complete(&reactor->listeners, token, cqe);
+    case UL_REQUEST_ACCEPTABLE:
+        ul_listener_complete(&reactor->listeners, request, token, cqe);
         break;
     case UL_REQUEST_RECVMSG:
     case UL_REQUEST_DATAGRAM:
@@ -161,6 +164,8 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         break;
     case UL_REQUEST_CANCEL:
         break; /* it came too late: what it was to cancel has reported for itself */
+    case UL_REQUEST_KINDS:
+        break;
     }
 }
 
@@ -381,7 +386,7 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     ul_reactor_end_all(reactor);
     ul_reactor_cancel_everything(reactor);
     for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
-        uint64_t before = engine->stats.completions;
+        uint64_t before = ul_completions_of_all_kinds(&engine->stats);
         engine->event_count = 0;
         ul_buffers_recycle(&engine->buffers);
         ul_buffers_recycle(&reactor->endpoints.buffers);
@@ -393,7 +398,7 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
         engine->event_count = 0;
         if (ul_reactor_enter(reactor, 1, UL_DRAIN_STEP_NS))
             return false;
-        if (engine->stats.completions == before) /* else it is on its way: more than the CQ holds may have to come */
+        if (ul_completions_of_all_kinds(&engine->stats) == before) /* else it is on its way: more than the CQ holds may have to come */
             waited_ms += UL_DRAIN_STEP_NS / 1000000;
     }
     return false;
@@ -428,6 +433,7 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
     const struct ul_engine *engine = &reactor->engine;
     *report = (struct ul_report){
         .stats = engine->stats,
+        .completions = ul_completions_of_all_kinds(&engine->stats),
         .enters = engine->ring.enters,
         .overflows = engine->ring.overflows,
         .in_flight = engine->in_flight,

@@ -31,7 +31,7 @@ struct ul_options {
 /* All that loop.stats() tells. */
 struct ul_report {
     struct ul_stats stats;
-    uint64_t enters, overflows, in_flight;
+    uint64_t completions, enters, overflows, in_flight; /* completions: of all kinds */
     uint32_t setup_flags, sq_entries, cq_entries;
     uint32_t streams, listeners, endpoints, operations;
     uint32_t files, slots_in_use;

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ring_fault.h"
+
 #define UL_OPCODES 256 /* as many as an SQE can name */
 
 static long ul_errno(long result) { return result < 0 ? -errno : result; }
@@ -104,10 +106,14 @@ int ul_ring_open(struct ul_ring *ring, uint32_t sq_entries, uint32_t cq_entries,
         return error;
     }
     ul_ring_locate(ring, &params);
-    return 0;
+    error = UL_FAULT_OPEN(ring);
+    if (error)
+        ul_ring_close(ring);
+    return error;
 }
 
 void ul_ring_close(struct ul_ring *ring) {
+    UL_FAULT_CLOSE(ring);
     if (ring->map)
         munmap(ring->map, ring->map_bytes);
     if (ring->sqes)
@@ -133,6 +139,8 @@ void ul_ring_abandon(struct ul_ring *ring) {
 }
 
 int ul_ring_register(const struct ul_ring *ring, uint32_t operation, void *argument, uint32_t count) {
+    if (UL_FAULT_REGISTER(ring, operation))
+        return -ENOMEM;
     return ul_sys_register(ring->fd, operation, argument, count);
 }
 
@@ -191,7 +199,7 @@ static struct io_uring_sqe *ul_ring_spill_slot(struct ul_ring *ring) {
 
 struct io_uring_sqe *ul_ring_sqe(struct ul_ring *ring) {
     /* Once one request has spilled, all that follow must, or they would overtake it. */
-    bool room = ring->spill_count == 0 && ul_ring_queued(ring) < ring->sq_entries;
+    bool room = ring->spill_count == 0 && ul_ring_queued(ring) < ring->sq_entries && !UL_FAULT(ring, SQ_FULL);
     struct io_uring_sqe *sqe = room ? ul_ring_next_slot(ring) : ul_ring_spill_slot(ring);
     if (sqe)
         memset(sqe, 0, sizeof *sqe);
@@ -223,8 +231,12 @@ static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64
     /* Release: the kernel must see the SQEs' contents before the tail that covers them. */
     atomic_store_explicit(ring->ksq_tail, ring->sq_tail, memory_order_release);
     ring->enters++;
-    long result = syscall(UL_NR_io_uring_enter, fd, ul_ring_queued(ring), min_complete, flags, &argument, sizeof argument);
-    return result < 0 ? -errno : 0;
+    uint32_t to_submit = ul_ring_queued(ring);
+    long result = UL_FAULT_ENTER(ring, &to_submit, &min_complete);
+    if (!result)
+        result = ul_errno(syscall(UL_NR_io_uring_enter, fd, to_submit, min_complete, flags, &argument, sizeof argument));
+    UL_FAULT_COLLECT(ring);
+    return result < 0 ? (int)result : 0;
 }
 
 int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
@@ -243,12 +255,12 @@ int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_n
 
 bool ul_ring_has_work(const struct ul_ring *ring) {
     /* Relaxed: a hint only; the enter that follows does the ordering. */
-    return atomic_load_explicit(ring->ksq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return atomic_load_explicit(ring->ksq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) || UL_FAULT_HOLDS(ring);
 }
 
 bool ul_ring_has_overflown(struct ul_ring *ring) {
     /* Acquire: the flag is set before the enter that overflowed returns, and is read for what that enter submitted. */
-    bool overflown = atomic_load_explicit(ring->ksq_flags, memory_order_acquire) & IORING_SQ_CQ_OVERFLOW;
+    bool overflown = atomic_load_explicit(ring->ksq_flags, memory_order_acquire) & IORING_SQ_CQ_OVERFLOW || UL_FAULT_HOLDS(ring);
     ring->overflows += overflown;
     return overflown;
 }

@@ -35,6 +35,9 @@ struct ul_ring {
     size_t spill_count, spill_capacity;
 
     _Atomic uint32_t nothing; /* what the k... pointers point at once the ring is abandoned */
+#ifdef UL_FAULTS
+    struct ul_faults *faults; /* NULL: none are made */
+#endif
 };
 
 /* Make a disabled ring. `without` holds setup flags not to ask for. 0 or -errno. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ring_fault.h"
 #include "stream_parts.h"
 
 void ul_streams_init(struct ul_streams *streams, struct ul_engine *engine) {
@@ -84,7 +85,7 @@ static void ul_stream_fill_slot(struct ul_streams *streams, struct ul_stream *st
 
 static void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *stream) {
     struct ul_engine *engine = streams->engine;
-    stream->slot = ul_files_take(&engine->files);
+    stream->slot = UL_FAULT(&engine->ring, SLOTS_FULL) ? UL_NO_SLOT : ul_files_take(&engine->files);
     if (stream->slot == UL_NO_SLOT) {
         engine->stats.fixed_file_fallbacks++;
         return;

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "ring_fault.h"
 #include "stream_parts.h"
 
 /* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
@@ -115,8 +116,10 @@ static void ul_stream_on_recv_end(struct ul_streams *streams, struct ul_stream *
         stream->read_state = UL_READ_ENDED;
         ul_emit(streams->engine, UL_EVENT_EOF, stream->entry.token, 0, 0);
     } else if (result == -ENOBUFS || again) {
-        if (stream->read_wanted)
+        if (stream->read_wanted) {
+            streams->engine->stats.receive_ends[ul_end_of(result)]++;
             (again ? ul_stream_arm_again : ul_stream_starve)(streams, stream);
+        }
     } else if (stream->read_wanted) {
         ul_stream_fail(streams, stream, -result);
     } else {
@@ -171,7 +174,8 @@ void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream,
 static uint32_t ul_stream_receive_bulk(struct ul_streams *streams, struct ul_stream *stream, uint32_t offset) {
     struct ul_engine *engine = streams->engine;
     uint32_t start = engine->buffers.count * engine->buffers.size + offset;
-    ssize_t received = recv(stream->fd, engine->buffers.pool + start, UL_BULK_BYTES_MAX - offset, MSG_DONTWAIT);
+    size_t room = UL_FAULT_LENGTH(&engine->ring, SHORT_READ, UL_BULK_BYTES_MAX - offset);
+    ssize_t received = recv(stream->fd, engine->buffers.pool + start, room, MSG_DONTWAIT);
     if (received <= 0) {
         ul_stream_on_recv_end(streams, stream, received < 0 ? -errno : 0);
         return 0;

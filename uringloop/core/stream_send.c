@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "ring_fault.h"
 #include "stream_parts.h"
 
 /* A write of this many bytes or more is offered to the socket at once: the system call costs less than the copy, and the bytes are still in
@@ -110,7 +111,8 @@ static bool ul_stream_takes_writes(const struct ul_stream *stream) { return stre
 static size_t ul_stream_offer(struct ul_streams *streams, struct ul_stream *stream, const char *data, size_t length) {
     if (stream->queue.bytes)
         return 0;
-    ssize_t sent = send(stream->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    size_t offered = UL_FAULT_LENGTH(&streams->engine->ring, SHORT_SEND, length);
+    ssize_t sent = UL_FAULT(&streams->engine->ring, EAGAIN) ? -1 : send(stream->fd, data, offered, MSG_DONTWAIT | MSG_NOSIGNAL);
     stream->socket_full = sent < (ssize_t)length;
     if (sent < 0)
         return 0; /* a real error comes back from the send request that follows */
