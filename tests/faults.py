@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -106,35 +107,32 @@ def check_canaries(seed: int) -> None:
     patience, model.PATIENCE = model.PATIENCE, 2
     for name in sorted(faulty.CANARIES):
         before = faulty.counts()[name]
-        try:
+        model.noticed.clear()
+        with suppress(Exception, BaseExceptionGroup):
             run_machine(seed, {name: CANARY_RATE}, EXAMPLES)
-        except BaseException as exc:
-            if isinstance(exc, KeyboardInterrupt):
-                raise
-            made = faulty.counts()[name] - before
-            if not made:
-                raise
-            print(f"{name}: caught, {made} made: {first_line(exc)}", flush=True)
-        else:
-            sys.exit(f"{name}: not caught, {faulty.counts()[name] - before} made")
+        made = faulty.counts()[name] - before
+        if not made or not model.noticed:
+            sys.exit(f"{name}: not caught, {made} made")
+        print(f"{name}: caught, {made} made: {model.noticed[0].partition(chr(10))[0][:80]}", flush=True)
     model.PATIENCE = patience
-
-
-def first_line(exc: BaseException) -> str:
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return f"{type(exc).__name__}: {exc}".partition("\n")[0][:120]
 
 
 def search(faults: int | None, seed: int) -> None:
     import faulty
+    import model
+
+    model.noticed.clear()
 
     began = time.monotonic()
     start = faulty.counts()
     made = 0
     while made < faults if faults is not None else time.monotonic() - began < SECONDS:
         print(f"seed {seed}: ", end="", flush=True)
-        run_machine(seed, faulty.MANY, EXAMPLES)
+        try:
+            run_machine(seed, faulty.MANY, EXAMPLES)
+        except BaseException:
+            print("\n".join(model.noticed), flush=True)
+            raise
         made = faulty.total() - sum(start.values())
         print(f"{made:,} faults so far, {time.monotonic() - began:.0f} s", flush=True)
         seed += 1

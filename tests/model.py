@@ -12,8 +12,9 @@ import random
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,19 @@ T = TypeVar("T")
 PATIENCE = 20  # seconds, for what takes a moment
 SOON = 0.002  # seconds, in place of a second, until a server that was out of descriptors tries again
 DATAGRAM_BYTES = 8
+
+
+# What was found wrong. Hypothesis runs an example again, and where that goes another way it reports only that.
+noticed: list[str] = []
+
+
+@contextmanager
+def noticing() -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as exc:
+        noticed.append(str(exc) or str(traceback.extract_tb(exc.__traceback__)[-1].line))
+        raise
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -80,10 +94,11 @@ class World:
                 if exc.errno != errno.ENOMEM or self._thread == threading.get_native_id():
                     raise
         self._thread = threading.get_native_id()
-        self.hangs = self.hangs or not task.done()
-        assert task.done(), f"not in {2 * PATIENCE} seconds: {self._stacks()}{self.loop.stats()}"
-        self.check()
-        return task.result()
+        with noticing():
+            self.hangs = self.hangs or not task.done()
+            assert task.done(), f"not in {2 * PATIENCE} seconds: {self._stacks()}{self.loop.stats()}"
+            self.check()
+            return task.result()
 
     def _stacks(self) -> str:
         """Where everything waits."""
@@ -304,7 +319,8 @@ class World:
                 self._end_all()
         finally:
             self.abandon()
-        assert leaked_bytes() == self._leaked, "memory was left to the kernel"
+        with noticing():
+            assert leaked_bytes() == self._leaked, "memory was left to the kernel"
 
     def _end_all(self) -> None:
         self.settle()
