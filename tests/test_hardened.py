@@ -16,7 +16,7 @@ CORE = Path(uringloop.__file__).parent / "core"
 def test_the_table_is_what_the_engines_submit() -> None:
     submitted = set()
     for path in CORE.glob("*.c"):
-        if path.name not in ("restrictions.c", "_core.c"):
+        if path.name not in ("restrictions.c", "_core.c", "ring_fault.c"):  # the last is not in what is shipped
             submitted |= set(re.findall(r"\bIORING_OP_\w+", path.read_text()))
     allowed = set(re.findall(r"\bIORING_OP_\w+", (CORE / "restrictions.c").read_text()))
     assert submitted == allowed
