@@ -203,7 +203,7 @@ async def datagrams(soak: Soak) -> None:
     far, hears = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
     near, _ = await loop.create_datagram_endpoint(Datagrams, remote_addr=far.get_extra_info("sockname"))
     for _ in range(20):
-        sent = [soak.chance.randbytes(soak.chance.randint(0, 1400)) for _ in range(soak.chance.randint(1, 20))]
+        sent = [soak.chance.randbytes(soak.chance.randint(1, 1400)) for _ in range(soak.chance.randint(1, 20))]
         for datagram in sent:
             near.sendto(datagram)
         assert [await hears.received.get() for _ in sent] == sent
