@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import random
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import (
@@ -394,3 +396,18 @@ async def test_peer_sees_a_fin_however_the_transport_ends(
     assert await peer.receive(6) == b"before"
     await way(protocol, peer, unhandled)
     assert await peer.receive_all() == b""
+
+
+@pytest.mark.only_on("uringloop")
+async def test_write_that_is_half_sent_when_memory_runs_out_ends_the_connection(
+    open_end: OpenEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, peer = await open_end(Recorder)
+    data = random.Random(6).randbytes(MORE_THAN_THE_KERNEL_TAKES)
+    loop: Any = asyncio.get_running_loop()
+    monkeypatch.setattr(loop._reactor, "stream_write_pinned", lambda *_: -errno.ENOMEM)
+    with pytest.raises(MemoryError):
+        protocol.transport.write(data)
+    protocol.transport.write(b"the next one")
+    assert isinstance(await protocol.lost(), MemoryError)
+    assert data.startswith(await peer.receive_all())

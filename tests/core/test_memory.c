@@ -147,10 +147,28 @@ static void memory_may_run_out_at_any_time(void) {
     CHECK_INT(before, >, 100);
 }
 
+/* What follows a write of which a part was sent would be taken for its rest. */
+static void write_that_is_half_sent_ends_the_stream(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    struct connection connection = connection_open_small(driver, FAMILY_UNIX);
+    before_failure = 0;
+    failures = ALL;
+    int64_t queued = ul_stream_write(driver->streams, connection.token, data, sizeof data);
+    before_failure = -1;
+    CHECK_INT(queued, ==, -ENOMEM);
+    CHECK_INT(driver_report(driver).stats.bytes_sent, >, 0);
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "next", 4), ==, 0); /* not taken any more */
+    UNTIL(driver, driver_heard(driver, connection.token)->lost);
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, ENOMEM);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
     RUN(any_allocation_may_fail);
     RUN(memory_may_run_out_at_any_time);
+    RUN(write_that_is_half_sent_ends_the_stream);
     return check_end();
 }

@@ -127,15 +127,15 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
         return -ENOENT;
     if (!ul_stream_takes_writes(stream))
         return 0;
-    if (length >= UL_OFFER_BYTES) {
-        size_t sent = ul_stream_offer(streams, stream, data, length);
-        if (sent == length)
-            return 0;
-        data += sent;
-        length -= sent;
-    }
-    int error = ul_sendqueue_copy(&stream->queue, &streams->blocks, data, length);
-    return error < 0 ? error : ul_stream_queue_grew(streams, stream);
+    size_t sent = length >= UL_OFFER_BYTES ? ul_stream_offer(streams, stream, data, length) : 0;
+    if (sent == length)
+        return 0;
+    int error = ul_sendqueue_copy(&stream->queue, &streams->blocks, data + sent, length - sent);
+    if (!error)
+        return ul_stream_queue_grew(streams, stream);
+    if (sent)
+        ul_stream_fail(streams, stream, -error); /* the peer has the first half of a write, and must not take the next one for the second */
+    return error;
 }
 
 int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length) {

@@ -41,6 +41,11 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
     def is_closing(self) -> bool:
         return self._life is not Life.OPEN
 
+    # A private name of asyncio's transports and of uvloop's, at which programs look.
+    @property
+    def _closing(self) -> bool:
+        return self.is_closing()
+
     def abort(self) -> None:
         self._force_close(None)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from
 # the caller's own bytes object; copying less costs less than keeping track of it.
 PIN_BYTES = 32 * 1024
+OUT_OF_MEMORY = "out of memory for the send queue"
 
 
 class Reading(enum.Enum):
@@ -190,15 +191,10 @@ class StreamTransport(NativeTransport):
             self._extra[name] = trsock.TransportSocket(self._sock)  # type: ignore[arg-type]
         return super().get_extra_info(name, default)
 
-    # Private names of asyncio's transports and of uvloop's, at which programs look.
-
+    # A private name of asyncio's transports and of uvloop's, at which programs look.
     @property
     def _paused(self) -> bool:
         return self._reading is Reading.PAUSED
-
-    @property
-    def _closing(self) -> bool:
-        return self._life is not Life.OPEN
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -319,7 +315,7 @@ class StreamTransport(NativeTransport):
         if queued > self._high_water:
             self._over_high_water()
         elif queued < 0:
-            raise MemoryError("out of memory for the send queue")
+            raise MemoryError(OUT_OF_MEMORY)
 
     def _write_large(self, data: bytes, length: int) -> int:
         sent = self._reactor.stream_send_now(self._token, data, length)
@@ -329,6 +325,8 @@ class StreamTransport(NativeTransport):
         queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
         if queued > 0:
             self._pinned.append(pinned)
+        elif queued < 0 and sent:  # half of a write is on its way, and must not be taken for a whole one
+            self._force_close(MemoryError(OUT_OF_MEMORY))
         return queued
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
