@@ -402,6 +402,21 @@ async def test_the_socket_of_a_transport_can_be_asked_but_not_taken(open_end: Op
     assert hasattr(sock, "recv") is per_loop(asyncio=False, uvloop=True, uringloop=False)  # uvloop's always raises
 
 
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_socket_can_be_asked_for_in_connection_lost(open_end: OpenEnd, how: str) -> None:
+    class Asks(Recorder):
+        sock: Any = None
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            self.sock = self.transport.get_extra_info("socket")
+            super().connection_lost(exc)
+
+    protocol, _ = await open_end(Asks)
+    getattr(protocol.transport, how)()
+    await protocol.lost()
+    assert protocol.sock is not None
+
+
 @pytest.mark.parametrize("asked", [True, False])
 async def test_aborted_transport_has_no_socket_but_one_that_was_asked_for(open_end: OpenEnd, asked: bool) -> None:
     protocol, _ = await open_end(Recorder)

@@ -187,8 +187,8 @@ class StreamTransport(NativeTransport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         # Made when asked for: most connections never are.
-        if name == "socket" and name not in self._extra and self._life in (Life.OPEN, Life.CLOSING):
-            self._extra[name] = trsock.TransportSocket(self._sock)  # type: ignore[arg-type]
+        if name == "socket" and name not in self._extra and self._sock is not None:
+            self._extra[name] = trsock.TransportSocket(self._sock)
         return super().get_extra_info(name, default)
 
     # A private name of asyncio's transports and of uvloop's, at which programs look.
