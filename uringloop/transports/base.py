@@ -80,15 +80,18 @@ def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
     return not isinstance(protocol, asyncio.Protocol) and hasattr(protocol, "get_buffer")
 
 
-def fill_buffer(protocol: Any, data: memoryview) -> int:
+def fill_buffer(protocol: Any, data: bytes | memoryview) -> int:
     """Give a BufferedProtocol the first of these bytes, in the buffer that it hands out; how many it took."""
     method = "get_buffer"
     try:
-        buffer = protocol.get_buffer(len(data))
-        if not len(buffer):
+        count = len(data)
+        buffer = protocol.get_buffer(count)
+        room = len(buffer)
+        if not room:
             raise RuntimeError("get_buffer() returned an empty buffer")
-        count = min(len(buffer), len(data))
-        buffer[:count] = data[:count]
+        if room < count:
+            count, data = room, memoryview(data)[:room]
+        buffer[:count] = data
         method = "buffer_updated"
         protocol.buffer_updated(count)
     except (SystemExit, KeyboardInterrupt):

@@ -227,11 +227,14 @@ class StreamTransport(NativeTransport):
             self._reactor.stream_read(self._token, True)
 
     def _fill_buffers(self, data: bytes) -> None:
-        protocol, rest = self._protocol, memoryview(data)
-        while rest:
+        protocol = self._protocol
+        count = self._context.run(fill_buffer, protocol, data)
+        if count < len(data):
+            self._fill_more(protocol, memoryview(data)[count:])
+
+    def _fill_more(self, protocol: asyncio.BaseProtocol, rest: memoryview) -> None:
+        while rest and self._protocol is protocol and self.is_reading():
             rest = rest[self._context.run(fill_buffer, protocol, rest) :]
-            if self._protocol is not protocol or not self.is_reading():
-                break
         if rest and self._life is Life.OPEN:
             self._return(bytes(rest))
 
