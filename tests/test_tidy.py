@@ -63,8 +63,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transports.server",),
     ("transports.stream", "transports.tls", "transports.datagram", "transports.process", "sockets"),
     ("transports.base", "operations"),
-    ("selector", "probe", "stats", "handles", "compat"),
-    ("reactor", "addresses", "environment"),
+    ("selector", "probe", "stats", "scheduling"),
+    ("reactor", "addresses", "environment", "compat"),
     ("core._core", "_version"),
 )
 # Python that is not part of what runs.

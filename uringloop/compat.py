@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import sys
 from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
@@ -38,11 +37,6 @@ MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: igno
 # Cancelled timers are swept out of the heap when there are more than this many and they are more than this fraction.
 MIN_SCHEDULED_TIMER_HANDLES: int = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]
-
-# Whether create_task hands on what it does not know: 3.13 learned it in its third bugfix release.
-CREATE_TASK_TAKES_OPTIONS: bool = (
-    sys.version_info < (3, 13) or "kwargs" in inspect.signature(asyncio.BaseEventLoop.create_task).parameters
-)
 
 # Since 3.13 an empty datagram is one, and each that is queued counts so many bytes more against the write limits.
 SENDS_EMPTY_DATAGRAMS: bool = sys.version_info >= (3, 13)

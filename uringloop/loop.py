@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
-import math
 import signal
 import socket
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVarTuple
+from typing import Any
 
 from uringloop import compat, environment, splice
-from uringloop.handles import Handle, run_handle
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
-from uringloop.selector import NANOSECONDS, RingSelector
+from uringloop.scheduling import Scheduling
+from uringloop.selector import RingSelector
 from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
@@ -34,21 +31,14 @@ from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
 from uringloop.transports.tls import SSLProtocol, start_tls
 
-_Ts = TypeVarTuple("_Ts")
 
-
-class Loop(SocketCoroutines):
+class Loop(Scheduling, SocketCoroutines):
     """An asyncio event loop on io_uring. Use `uringloop.new_event_loop()`, which says what to do where io_uring is
     missing."""
 
     # What asyncio.SelectorEventLoop has, for mypy.
-    _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
     _closed = True  # for __del__, until there is something to close
     _stopping: bool
-    _debug: bool
-    _timer_cancelled_count: int
-    _clock_resolution: float
     _transports: Any
     _signal_handlers: dict[int, asyncio.Handle]
     _ssock: socket.socket
@@ -135,16 +125,15 @@ class Loop(SocketCoroutines):
         ready = self._ready
         scheduled = self._scheduled
         selector = self._selector
-        if scheduled:
+        if self._timer_cancelled_count:
             self._sweep_cancelled_timers()
-            scheduled = self._scheduled
         if selector.behind:
             selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
         timeout_ns = -1
         if ready or self._stopping:
             timeout_ns = 0
         elif scheduled:
-            timeout_ns = self._nanoseconds_until(scheduled[0])
+            timeout_ns = self._nanoseconds_until_next_timer()
         count = selector.tick(selector.pointer, timeout_ns)
         if count > 0 and selector.watch is None:
             # One event is not worth an iterator.
@@ -175,71 +164,7 @@ class Loop(SocketCoroutines):
         if scheduled:
             self._collect_due_timers()
         if ready:
-            self._run_ready(ready)
-
-    def _run_ready(self, ready: deque[asyncio.Handle]) -> None:
-        # Only what is ready now: what these callbacks schedule runs after the next look at the kernel.
-        if self._debug:
-            for _ in range(len(ready)):
-                self._run_handle_in_debug(ready.popleft())
-        else:
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    run_handle(handle)
-
-    def _nanoseconds_until(self, timer: asyncio.TimerHandle) -> int:
-        seconds = min(max(0, timer.when() - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
-        return math.ceil(seconds * NANOSECONDS)  # rounded up: a timer is never early
-
-    def _sweep_cancelled_timers(self) -> None:
-        scheduled = self._scheduled
-        count = len(scheduled)
-        if (
-            count > compat.MIN_SCHEDULED_TIMER_HANDLES
-            and self._timer_cancelled_count / count > compat.MIN_CANCELLED_TIMER_HANDLES_FRACTION
-        ):
-            kept = [handle for handle in scheduled if not handle._cancelled]
-            for handle in scheduled:
-                if handle._cancelled:
-                    handle._scheduled = False  # type: ignore[attr-defined]
-            heapq.heapify(kept)
-            self._scheduled = kept
-            self._timer_cancelled_count = 0
-            return
-        while scheduled and scheduled[0]._cancelled:
-            self._timer_cancelled_count -= 1
-            heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
-
-    def _collect_due_timers(self) -> None:
-        scheduled = self._scheduled
-        end = self.time() + self._clock_resolution
-        while scheduled and scheduled[0].when() < end:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False  # type: ignore[attr-defined]
-            self._ready.append(handle)
-
-    def call_soon(
-        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        if self._debug:
-            handle = super().call_soon(callback, *args, context=context)
-            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
-            return handle
-        if self._closed:
-            self._check_closed()  # type: ignore[attr-defined]
-        handle = Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
-
-    if not compat.CREATE_TASK_TAKES_OPTIONS:
-
-        def create_task(self, coro: Any, **options: Any) -> Any:
-            """As from Python 3.13.3 on: what is not asyncio's business is the task's, `eager_start` above all."""
-            if self.get_task_factory() is not None or options.keys() <= {"name", "context"}:
-                return super().create_task(coro, **options)
-            self._check_closed()  # type: ignore[attr-defined]
-            return asyncio.Task(coro, loop=self, **options)
+            self._run_ready()
 
     def _write_to_self(self) -> None:
         self._reactor.wake()
@@ -251,27 +176,11 @@ class Loop(SocketCoroutines):
         if not self._closed:
             self._selector.watch = self._watch_event if self._debug else None
 
-    def _run_handle_in_debug(self, handle: asyncio.Handle) -> None:
-        if handle._cancelled:
-            return
-        self._current_handle = handle
-        try:
-            start = self.time()
-            handle._run()
-            self._report_slow(handle, self.time() - start)
-        finally:
-            self._current_handle = None  # type: ignore[assignment]
-            del handle  # see run_handle
-
     def _watch_event(self, hand_out: Callable[[Event], None], event: Event) -> None:
         owner = self._selector.owner_of(event)
         start = self.time()
         hand_out(event)
         self._report_slow(owner, self.time() - start)
-
-    def _report_slow(self, what: object, seconds: float) -> None:
-        if seconds >= self.slow_callback_duration:
-            compat.log_slow(what, seconds)
 
     # --- transports: the seams of asyncio.SelectorEventLoop ----------------------------------------------------------
     # `context` is that of the transport's callbacks: asyncio chooses it from 3.15 on, before it is that of the caller.

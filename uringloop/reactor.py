@@ -44,6 +44,8 @@ NAME_BYTES: Final[int] = _lib.UL_NAME_BYTES
 NAME_BITS: Final[int] = _lib.UL_NAME_BITS
 NAME_MASK: Final = (1 << NAME_BITS) - 1
 
+NANOSECONDS: Final = 1_000_000_000  # in a second; what the core measures time in
+
 OP_POLL_ADD: Final[int] = _lib.IORING_OP_POLL_ADD
 OP_READV: Final[int] = _lib.IORING_OP_READV
 OP_WRITEV: Final[int] = _lib.IORING_OP_WRITEV

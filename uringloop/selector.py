@@ -31,6 +31,7 @@ from uringloop.reactor import (
     EVENT_ENDPOINT_LOST,
     EVENT_EOF,
     EVENT_LOST,
+    NANOSECONDS,
     Event,
     leave_to_kernel,
     raise_tick_error,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from uringloop.operations import Operation
     from uringloop.reactor import Reactor
 
-NANOSECONDS = 1_000_000_000
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
 TIMEOUT_MAX_NS = 2**62
 _OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, EVENT_ENDPOINT_LOST)

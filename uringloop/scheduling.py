@@ -1,0 +1,271 @@
+"""Callbacks, timers and tasks: what asyncio's loop does for them, with as few steps as Python allows.
+
+Facts: a callback that is made, queued and run costs asyncio some 600 ns, of which the callback is a tenth: handles are
+filled slot by slot, each call of a method is a frame, `f(x, *args)` builds a list and a tuple (140 ns more than
+`f(x, y)`). A heap of TimerHandles compares by a method in Python.
+So: outside debug mode handles are made by a constructor that stores four things, and run in the loop's own frame, the
+steps of tasks and the callbacks of futures without a `*`; the heap holds tuples, which C compares.
+Cost: six methods of asyncio's are here again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import math
+from asyncio import format_helpers, tasks
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVarTuple
+
+from uringloop import compat
+from uringloop.reactor import NANOSECONDS
+
+_Ts = TypeVarTuple("_Ts")
+
+
+class Handle(asyncio.Handle):
+    """An asyncio.Handle that is made outside debug mode: it has no traceback, and no memory of what was cancelled."""
+
+    __slots__ = ()
+    # These are slots of asyncio.Handle. What never differs need not be stored in each.
+    _source_traceback = None
+    _repr = None
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args  # None once it is cancelled
+
+    @property
+    def _cancelled(self) -> bool:  # type: ignore[override]
+        return self._args is None
+
+    def cancel(self) -> None:
+        self._callback = self._args = None  # type: ignore[assignment]
+
+
+class TimerHandle(Handle, asyncio.TimerHandle):
+    """An asyncio.TimerHandle that is made outside debug mode."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        # Not through Handle's constructor: a frame.
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._when = when
+        self._scheduled = True  # it is in the heap
+
+    def cancel(self) -> None:
+        if self._args is not None:
+            if self._scheduled:
+                self._loop._timer_cancelled_count += 1  # type: ignore[attr-defined]
+            self._callback = self._args = None  # type: ignore[assignment]
+
+
+Timer = tuple[float, int, asyncio.TimerHandle]
+"""When it is due; its number, so that of two the older is first; and itself."""
+
+
+class Scheduling(asyncio.SelectorEventLoop):
+    """The part of the loop that needs no kernel."""
+
+    _closed: bool
+    _debug: bool
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[Timer]
+    _timer_cancelled_count: int  # of those in the heap
+    _clock_resolution: float
+    _task_factory: Any
+
+    def __init__(self, selector: Any) -> None:
+        self._timer_number = itertools.count().__next__
+        super().__init__(selector)
+
+    # --- callbacks ---------------------------------------------------------------------------------------------------
+
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if self._debug:
+            handle = super().call_soon(callback, *args, context=context)
+            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+            return handle
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        handle = Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        if self._debug:
+            handle = super().call_soon_threadsafe(callback, *args, context=context)
+            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+            return handle
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        handle = Handle(callback, args, self, context)
+        self._ready.append(handle)
+        self._write_to_self()  # type: ignore[attr-defined]
+        return handle
+
+    def _run_ready(self) -> None:
+        """Run what is ready now. What these callbacks schedule runs after the next look at the kernel."""
+        ready = self._ready
+        if self._debug:
+            for _ in range(len(ready)):
+                self._run_in_debug(ready.popleft())
+            return
+        for _ in range(len(ready)):
+            handle: Any = ready.popleft()
+            args = handle._args
+            try:
+                if not args:
+                    if args is not None:  # it was not cancelled
+                        handle._context.run(handle._callback)
+                elif len(args) == 1:
+                    handle._context.run(handle._callback, args[0])
+                else:
+                    handle._context.run(handle._callback, *args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._report_failed(handle, exc)
+        # A task that failed holds its traceback, which holds this frame: else the cycle waits for the collector.
+        handle = args = None
+
+    def _report_failed(self, handle: Any, exc: BaseException) -> None:
+        callback = format_helpers._format_callback_source(handle._callback, handle._args)
+        report = {"message": f"Exception in callback {callback}", "exception": exc, "handle": handle}
+        if handle._source_traceback:  # debug mode has ended since it was made
+            report["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(report)
+
+    def _run_in_debug(self, handle: asyncio.Handle) -> None:
+        if handle._cancelled:
+            return
+        self._current_handle = handle
+        try:
+            start = self.time()
+            handle._run()
+            self._report_slow(handle, self.time() - start)
+        finally:
+            self._current_handle = None  # type: ignore[assignment]
+            del handle  # see _run_ready
+
+    def _report_slow(self, what: object, seconds: float) -> None:
+        if seconds >= self.slow_callback_duration:
+            compat.log_slow(what, seconds)
+
+    # --- timers ------------------------------------------------------------------------------------------------------
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        if delay is None:
+            raise TypeError("delay must not be None")
+        if self._debug:
+            return self._timer_in_debug(self.time() + delay, callback, args, context)
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        when = self.time() + delay
+        timer = TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        return timer
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        if when is None:
+            raise TypeError("when cannot be None")
+        if self._debug:
+            return self._timer_in_debug(when, callback, args, context)
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        timer = TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        return timer
+
+    def _timer_in_debug(
+        self, when: float, callback: Any, args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> asyncio.TimerHandle:
+        self._check_closed()  # type: ignore[attr-defined]
+        self._check_thread()  # type: ignore[attr-defined]
+        self._check_callback(callback, "call_at")  # type: ignore[attr-defined]
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        del timer._source_traceback[-2:]  # type: ignore[attr-defined]  # this frame, and that of call_at or call_later
+        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def _nanoseconds_until_next_timer(self) -> int:
+        seconds = min(max(0, self._scheduled[0][0] - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
+        return math.ceil(seconds * NANOSECONDS)  # rounded up: a timer is never early
+
+    def _sweep_cancelled_timers(self) -> None:
+        scheduled = self._scheduled
+        count = len(scheduled)
+        if (
+            count > compat.MIN_SCHEDULED_TIMER_HANDLES
+            and self._timer_cancelled_count / count > compat.MIN_CANCELLED_TIMER_HANDLES_FRACTION
+        ):
+            # In place: a callback of this turn may be adding to it.
+            scheduled[:] = [entry for entry in scheduled if not entry[2]._cancelled]
+            heapq.heapify(scheduled)
+            self._timer_cancelled_count = 0
+            return
+        while scheduled and scheduled[0][2]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(scheduled)
+
+    def _collect_due_timers(self) -> None:
+        scheduled = self._scheduled
+        end = self.time() + self._clock_resolution
+        while scheduled and scheduled[0][0] < end:
+            timer = heapq.heappop(scheduled)[2]
+            if timer._cancelled:
+                self._timer_cancelled_count -= 1
+            timer._scheduled = False  # type: ignore[attr-defined]
+            self._ready.append(timer)
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    def create_task(self, coro: Any, **options: Any) -> Any:
+        """As from Python 3.13.3 on: what is not asyncio's business is the task's, `eager_start` above all."""
+        if self._task_factory is not None:
+            return super().create_task(coro, **options)
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        task = tasks.Task(coro, loop=self, **options)
+        if self._debug and task._source_traceback:  # type: ignore[attr-defined]  # none if it was eager, and is done
+            del task._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+        return task
