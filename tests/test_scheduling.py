@@ -159,6 +159,38 @@ async def test_timer_is_a_timer_handle_whatever_its_delay(delay: float) -> None:
     handle.cancel()
 
 
+@pytest.mark.only_on("asyncio", "uringloop")  # the clock of uvloop is not for subclasses
+def test_clock_may_be_put_forward(new_loop: LoopFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = new_loop()
+    clock, forward = loop.time, [0]
+    monkeypatch.setattr(loop, "time", lambda: clock() + forward[0])
+    fired = loop.create_future()
+    loop.call_later(3600, fired.set_result, None)
+    loop.call_soon(forward.append, 3600)
+    loop.call_soon(forward.pop, 0)
+    started = time.monotonic()
+    loop.run_until_complete(fired)
+    assert time.monotonic() - started < 10
+    loop.close()
+
+
+@pytest.mark.parametrize("delay", [float("inf"), 1e300, 2.0**62])
+async def test_timer_that_never_comes_does_no_harm(delay: float) -> None:
+    handle = asyncio.get_running_loop().call_later(delay, print)
+    await asyncio.sleep(0.001)
+    handle.cancel()
+
+
+async def test_timer_that_is_cancelled_when_due_leaves_the_others_alone() -> None:
+    loop = asyncio.get_running_loop()
+    fired: list[int] = []
+    timers = [loop.call_later(0.001, lambda: timers[1].cancel()), loop.call_later(0.001, fired.append, 1)]
+    time.sleep(0.01)  # noqa: ASYNC251 - both are due, and become ready, in one turn
+    loop.call_later(0.01, fired.append, 2)
+    await eventually(lambda: fired)
+    assert fired == [2]
+
+
 async def test_cancelled_timer_does_not_fire() -> None:
     loop = asyncio.get_running_loop()
     fired: list[int] = []

@@ -32,8 +32,6 @@ SSLProtocolState: Any = sslproto.SSLProtocolState
 SSLProtocolTransport: Any = sslproto._SSLProtocolTransport
 SSL_AGAIN_ERRORS: Any = sslproto.SSLAgainErrors
 
-# asyncio's own wait never exceeds this many seconds, because some systems' select cannot take more.
-MAXIMUM_SELECT_TIMEOUT: float = base_events.MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
 # Cancelled timers are swept out of the heap when there are more than this many and they are more than this fraction.
 MIN_SCHEDULED_TIMER_HANDLES: int = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]

@@ -19,8 +19,8 @@ from typing import Any
 from uringloop import compat, environment, splice
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
-from uringloop.reactor import EVENT_DATAGRAM, Event, Options, Reactor
-from uringloop.scheduling import Scheduling
+from uringloop.reactor import EVENT_DATAGRAM, TURN_DUE, Event, Options, Reactor, unpack_event
+from uringloop.scheduling import NO_TIMER, UNKNOWN_TIMER, Scheduling
 from uringloop.selector import RingSelector
 from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
@@ -120,51 +120,62 @@ class Loop(Scheduling, SocketCoroutines):
         self._kept.close()
 
     def _run_once(self) -> None:
-        # One frame from the tick to the sink: on a loop with little to do, whose caches are cold after each sleep, one
-        # more is a hundredth of a request.
-        ready = self._ready
-        scheduled = self._scheduled
-        selector = self._selector
-        if self._timer_cancelled_count:
-            self._sweep_cancelled_timers()
-        if selector.behind:
-            selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
-        timeout_ns = -1
-        if ready or self._stopping:
-            timeout_ns = 0
-        elif scheduled:
-            timeout_ns = self._nanoseconds_until_next_timer()
-        count = selector.tick(selector.pointer, timeout_ns)
-        if count > 0 and selector.watch is None:
-            # One event is not worth an iterator.
-            events = (selector.first_event(),) if count == 1 else selector.events(count)
-            sinks, pool = selector.sinks, selector.pool
-            try:
-                for kind, token, start, stop in events:
-                    if kind:
-                        if kind == EVENT_DATAGRAM:
-                            selector.endpoints[token].on_datagram(start, stop, not timeout_ns)
-                        else:
-                            selector.hand_out_other(kind, token, start, stop)
-                        continue
-                    try:  # EVENT_DATA is 0
-                        sinks[token](pool[start:stop])
-                    except (SystemExit, KeyboardInterrupt):
+        """Turns, until the loop is to stop: asyncio calls this again and again until then, and it returns then."""
+        # What a turn needs is in the frame, and it is one frame from the kernel to the sink. A loop with little to do
+        # finds its caches cold after each sleep: there, an attribute or a frame more is a hundredth of a request.
+        ready, scheduled, selector, reactor = self._ready, self._scheduled, self._selector, self._reactor
+        wait, look, pointer = reactor.wait, reactor.look, reactor.pointer
+        first_event, pool = reactor.first_event, reactor.pool
+        sinks, polled = selector.sinks, selector.ready
+        timer_number = UNKNOWN_TIMER
+        virtual_time = self._has_virtual_time()
+        may_sleep = not self._stopping
+        while True:
+            if self._timer_cancelled_count:
+                self._sweep_cancelled_timers()
+            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time:
+                timer_number = self._set_deadline(virtual_time)
+            if selector.behind:
+                selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
+                may_sleep = not self._stopping
+            sleeps = may_sleep and not ready
+            count = wait(pointer) if sleeps else look(pointer)
+            is_due = count >= TURN_DUE
+            if is_due:
+                count -= TURN_DUE
+            if count:
+                if count < 0 or selector.watch is not None:
+                    selector.hand_out(count)
+                else:
+                    # One event is not worth an iterator.
+                    events = (unpack_event(first_event),) if count == 1 else selector.events(count)
+                    try:
+                        for kind, token, start, stop in events:
+                            if kind:
+                                if kind == EVENT_DATAGRAM:
+                                    selector.endpoints[token].on_datagram(start, stop, not sleeps)
+                                else:
+                                    selector.hand_out_other(kind, token, start, stop)
+                                continue
+                            try:  # EVENT_DATA is 0
+                                run, receive = sinks[token]
+                                run(receive, pool[start:stop])
+                            except (SystemExit, KeyboardInterrupt):
+                                raise
+                            except BaseException as exc:
+                                selector.streams[token].on_receive_failed(exc)
+                    except BaseException:
+                        if count > 1:
+                            selector.leave(events)
                         raise
-                    except BaseException as exc:
-                        selector.streams[token].on_receive_failed(exc)
-            except BaseException:
-                if count > 1:
-                    selector.leave(events)
-                raise
-        elif count:
-            selector.hand_out(count)
-        if selector.ready:
-            self._process_events(selector.take_ready())  # type: ignore[attr-defined]
-        if scheduled:
-            self._collect_due_timers()
-        if ready:
-            self._run_ready()
+            if polled:
+                self._process_events(selector.take_ready())  # type: ignore[attr-defined]
+            if is_due:
+                self._collect_due_timers()
+            if ready:
+                self._run_ready()
+            if self._stopping:
+                return
 
     def _write_to_self(self) -> None:
         self._reactor.wake()

@@ -1,7 +1,7 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
 A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
-hot calls (`tick`, `stream_write`, `endpoint_write`) are bound to their C functions with nothing in between.
+hot calls (`wait`, `stream_write`, `endpoint_write`) are bound to their C functions with nothing in between.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ EVENT_ENDPOINT_ERROR: Final[int] = _lib.UL_EVENT_ENDPOINT_ERROR
 EVENT_ENDPOINT_DRAINED: Final[int] = _lib.UL_EVENT_ENDPOINT_DRAINED
 EVENT_ENDPOINT_LOST: Final[int] = _lib.UL_EVENT_ENDPOINT_LOST
 _EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
+TURN_DUE: Final[int] = _lib.UL_TURN_DUE  # above any number of events
 # Kind, token, and two values.
 Event = tuple[int, int, int, int]
 _EVENT: Final = struct.Struct("=4i")
 _EVENT_BYTES: Final = _EVENT.size
-_unpack_event: Callable[[memoryview], Event] = _EVENT.unpack
+unpack_event: Callable[[memoryview], Event] = _EVENT.unpack
 _iter_events: Callable[[memoryview], Iterator[Event]] = _EVENT.iter_unpack
 
 # A datagram event: where the address is before the bytes, and how the two lengths are joined.
@@ -196,17 +197,22 @@ class Reactor:
         self._report = _ffi.new("struct ul_report *")
         pool_bytes = self.options.buffers * self.options.buffer_size + BULK_BYTES_MAX
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), pool_bytes)
-        # The two calls of the hot path are the C functions themselves, with their first argument beside them: a partial
+        # The calls of the hot path are the C functions themselves, with their first argument beside them: a partial
         # would build an argument tuple twice.
         # pointer, nanoseconds to wait at most (-1: no limit) -> number of events, or -errno.
         self.tick: Callable[[Any, int], int] = _lib.ul_reactor_tick
+        # pointer -> as tick, and TURN_DUE if the deadline has come; `wait` sleeps until then, `look` does not.
+        self.wait: Callable[[Any], int] = _lib.ul_reactor_wait
+        self.look: Callable[[Any], int] = _lib.ul_reactor_look
+        # nanoseconds of CLOCK_MONOTONIC; -1: none
+        self.set_deadline: Callable[[int], None] = partial(_lib.ul_reactor_set_deadline, pointer)
         self.pointer = pointer
         # streams, token, bytes, length -> bytes queued, or -errno.
         self.stream_write: Callable[[Any, int, bytes, int], int] = _lib.ul_stream_write
         self.streams = streams
         self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
-        # The first event of the last tick.
-        self.first_event: Callable[[], Event] = partial(_unpack_event, self._event_bytes[:_EVENT_BYTES])
+        # The first event of the last tick, for `unpack_event`.
+        self.first_event = self._event_bytes[:_EVENT_BYTES]
         # token, bytes, length -> bytes that the socket took at once
         self.stream_send_now: Callable[[int, bytes, int], int] = partial(_lib.ul_stream_send_now, streams)
         # token, what `pin` gave, length -> bytes queued, or -errno
@@ -284,7 +290,7 @@ class Reactor:
         for name, value in vars(self).items():
             if isinstance(value, partial):
                 setattr(self, name, _refuse)
-        self.tick = self.stream_write = self.endpoint_write = _refuse
+        self.tick = self.wait = self.look = self.stream_write = self.endpoint_write = _refuse
         self.stream_queued = self.endpoint_queued = self.operation_cancel = _nothing
         self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
         self.pool = b""

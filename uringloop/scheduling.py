@@ -15,15 +15,21 @@ import contextvars
 import heapq
 import itertools
 import math
+import time
 from asyncio import format_helpers, tasks
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVarTuple
 
 from uringloop import compat
-from uringloop.reactor import NANOSECONDS
+from uringloop.reactor import NANOSECONDS, Reactor
 
 _Ts = TypeVarTuple("_Ts")
+
+NO_DEADLINE = -1
+NO_TIMER = -1  # in the place of a timer's number
+UNKNOWN_TIMER = -2
+FAR_SECONDS = 2**62 // NANOSECONDS  # about 146 years, in nanoseconds an int64: nobody will see the end of a longer wait
 
 
 class Handle(asyncio.Handle):
@@ -82,12 +88,17 @@ class TimerHandle(Handle, asyncio.TimerHandle):
             self._callback = self._args = None  # type: ignore[assignment]
 
 
+def _nanoseconds(seconds: float) -> int:
+    # Rounded up: a timer is never early.
+    return math.ceil(min(max(0, seconds), FAR_SECONDS) * NANOSECONDS)
+
+
 Timer = tuple[float, int, asyncio.TimerHandle]
 """When it is due; its number, so that of two the older is first; and itself."""
 
 
 class Scheduling(asyncio.SelectorEventLoop):
-    """The part of the loop that needs no kernel."""
+    """The part of the loop that hears of nothing but time."""
 
     _closed: bool
     _debug: bool
@@ -96,6 +107,7 @@ class Scheduling(asyncio.SelectorEventLoop):
     _timer_cancelled_count: int  # of those in the heap
     _clock_resolution: float
     _task_factory: Any
+    _reactor: Reactor
 
     def __init__(self, selector: Any) -> None:
         self._timer_number = itertools.count().__next__
@@ -227,9 +239,21 @@ class Scheduling(asyncio.SelectorEventLoop):
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
-    def _nanoseconds_until_next_timer(self) -> int:
-        seconds = min(max(0, self._scheduled[0][0] - self.time()), compat.MAXIMUM_SELECT_TIMEOUT)
-        return math.ceil(seconds * NANOSECONDS)  # rounded up: a timer is never early
+    def _has_virtual_time(self) -> bool:
+        """True if the loop's clock is not the system's: a subclass has its own, or a test has put one in its place."""
+        return getattr(self.time, "__func__", None) is not asyncio.BaseEventLoop.time
+
+    def _set_deadline(self, virtual_time: bool) -> int:
+        """Have the ring wait no longer than until the first timer is due; the timer's number."""
+        if not self._scheduled:
+            self._reactor.set_deadline(NO_DEADLINE)
+            return NO_TIMER
+        when, number, _ = self._scheduled[0]
+        if virtual_time:
+            self._reactor.set_deadline(time.monotonic_ns() + _nanoseconds(when - self.time()))
+        else:
+            self._reactor.set_deadline(_nanoseconds(when))
+        return number
 
     def _sweep_cancelled_timers(self) -> None:
         scheduled = self._scheduled

@@ -48,6 +48,10 @@ TIMEOUT_MAX_NS = 2**62
 _OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, EVENT_ENDPOINT_LOST)
 
 
+# The `run` of a context, and what it runs with the bytes. Two, because a partial of them is a call more.
+Sink = tuple[Callable[..., object], Callable[[bytes], object]]
+
+
 class StreamOwner(Protocol):
     """What a stream's events call; the transport."""
 
@@ -85,11 +89,10 @@ class RingSelector(_BaseSelectorImpl):
         self.pointer = reactor.pointer
         self.pool = reactor.pool
         self.events = reactor.events
-        self.first_event = reactor.first_event
         self.behind = False  # there is something for `catch_up`
         # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
         # or drop them.
-        self.sinks: dict[int, Callable[[bytes], object]] = {}
+        self.sinks: dict[int, Sink] = {}
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
         self.endpoints: dict[int, EndpointOwner] = {}
@@ -188,7 +191,8 @@ class RingSelector(_BaseSelectorImpl):
 
     def take_ready(self) -> list[tuple[SelectorKey, int]]:
         """The file objects that have become ready."""
-        ready, self.ready = self.ready, []
+        ready = self.ready.copy()
+        self.ready.clear()  # the loop's turn knows this list
         return ready
 
     def catch_up(self) -> None:
@@ -228,7 +232,8 @@ class RingSelector(_BaseSelectorImpl):
             self.hand_out_other(kind, token, start, stop)
             return
         try:
-            self.sinks[token](self.pool[start:stop])
+            run, receive = self.sinks[token]
+            run(receive, self.pool[start:stop])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

@@ -180,6 +180,34 @@ static void wakes_before_a_tick_are_one(void) {
     driver_close(driver);
 }
 
+static void a_turn_sleeps_until_its_deadline_and_tells_that_it_has_come(void) {
+    struct driver *driver = open_driver();
+    CHECK_INT(ul_reactor_look(driver->reactor), ==, 0); /* there is none yet */
+    int64_t deadline = check_now_ns() + 20 * MILLISECOND;
+    ul_reactor_set_deadline(driver->reactor, deadline);
+    CHECK_INT(ul_reactor_look(driver->reactor), ==, 0);
+    CHECK_INT(check_now_ns(), <, deadline);
+    CHECK_INT(ul_reactor_wait(driver->reactor), ==, UL_TURN_DUE);
+    CHECK_INT(check_now_ns(), >=, deadline);
+    CHECK_INT(ul_reactor_wait(driver->reactor), ==, UL_TURN_DUE); /* for as long as it is there, without sleep */
+    CHECK_INT(ul_reactor_look(driver->reactor), ==, UL_TURN_DUE);
+    ul_reactor_set_deadline(driver->reactor, -1);
+    CHECK_INT(ul_reactor_look(driver->reactor), ==, 0);
+    driver_close(driver);
+}
+
+static void a_deadline_that_comes_with_events_is_told_with_their_number(void) {
+    struct driver *driver = open_driver();
+    ul_reactor_set_deadline(driver->reactor, 1);
+    int32_t operation = ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
+    CHECK_INT(operation, >=, 0);
+    int count = ul_reactor_wait(driver->reactor);
+    if (count == UL_TURN_DUE) /* it was submitted, and its completion comes with the next */
+        count = ul_reactor_wait(driver->reactor);
+    CHECK_INT(count, ==, 1 | UL_TURN_DUE);
+    driver_close(driver);
+}
+
 static void a_wake_before_the_beginning_is_heard(void) {
     struct ul_reactor *reactor = reactor_open(&setting->options);
     ul_reactor_wake(reactor);
@@ -323,6 +351,8 @@ int main(int count, char **arguments) {
         RUN(a_tick_sleeps_its_time_and_no_more);
         RUN(a_wake_ends_a_sleep);
         RUN(wakes_before_a_tick_are_one);
+        RUN(a_turn_sleeps_until_its_deadline_and_tells_that_it_has_come);
+        RUN(a_deadline_that_comes_with_events_is_told_with_their_number);
         RUN(a_wake_before_the_beginning_is_heard);
         RUN(a_waker_outlives_its_reactor);
         RUN(no_wake_is_lost);

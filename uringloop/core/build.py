@@ -22,7 +22,7 @@ PREAMBLE = r"""
 
 #define UL_IN(function) (__builtin_strcmp(__func__, "_cffi_f_" function) == 0)
 #define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_endpoint_write") || \
-                      UL_IN("ul_endpoint_queued") || UL_IN("ul_operation_start"))
+                      UL_IN("ul_endpoint_queued") || UL_IN("ul_operation_start") || UL_IN("ul_reactor_set_deadline"))
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

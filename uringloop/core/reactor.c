@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "restrictions.h"
@@ -11,6 +12,8 @@
 #define UL_DRAIN_STEP_NS 10000000
 /* After that many enters of 20 completions each, what was found is handed to Python before more is fetched. */
 #define UL_CATCH_UP_ENTERS 4
+
+_Static_assert(UL_TURN_DUE > UL_EVENTS_MAX, "a turn tells the number of its events and the flag in one");
 
 /* --- life -------------------------------------------------------------------------------------------------------------------------- */
 
@@ -63,6 +66,7 @@ struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error)
     }
     reactor->options = *options;
     reactor->engine.ring.fd = -1;
+    reactor->deadline_ns = -1;
     ul_streams_init(&reactor->streams, &reactor->engine);
     ul_listeners_init(&reactor->listeners, &reactor->engine);
     ul_endpoints_init(&reactor->endpoints, &reactor->engine, options->datagram_buffers);
@@ -313,6 +317,29 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
         return error;
     return (int)engine->event_count;
 }
+
+static int64_t ul_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void ul_reactor_set_deadline(struct ul_reactor *reactor, int64_t deadline_ns) { reactor->deadline_ns = deadline_ns; }
+
+static int ul_reactor_with_due(const struct ul_reactor *reactor, int count) {
+    return count >= 0 && reactor->deadline_ns >= 0 && ul_now_ns() >= reactor->deadline_ns ? count | UL_TURN_DUE : count;
+}
+
+int ul_reactor_wait(struct ul_reactor *reactor) {
+    int64_t left_ns = -1;
+    if (reactor->deadline_ns >= 0) {
+        left_ns = reactor->deadline_ns - ul_now_ns();
+        left_ns = left_ns > 0 ? left_ns : 0;
+    }
+    return ul_reactor_with_due(reactor, ul_reactor_tick(reactor, left_ns));
+}
+
+int ul_reactor_look(struct ul_reactor *reactor) { return ul_reactor_with_due(reactor, ul_reactor_tick(reactor, 0)); }
 
 int ul_reactor_flush(struct ul_reactor *reactor) {
     if (reactor->state != UL_REACTOR_ENABLED)

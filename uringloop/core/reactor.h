@@ -50,6 +50,7 @@ struct ul_reactor {
     enum ul_reactor_state state;
     struct ul_wake *wake;
     uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
+    int64_t deadline_ns; /* of CLOCK_MONOTONIC, when the next timer is due; negative: there is none */
     bool woken;          /* in this tick */
     bool begun;          /* between begin and end */
     bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
@@ -74,6 +75,14 @@ int ul_reactor_flush(struct ul_reactor *reactor);
 /* One turn: at most `timeout_ns` nanoseconds of sleep (negative: no limit), and none if there is something to tell. The number of
  * events, 0 also after a signal, or -errno. Spans of the previous tick's DATA events are void from here on. */
 int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
+
+/* The loop's turn is a tick that sleeps until the deadline at most (wait) or not at all (look). What the tick returns, and UL_TURN_DUE with it
+ * if the deadline has come. The deadline is nanoseconds of CLOCK_MONOTONIC, negative for none. It is set by itself because it seldom changes,
+ * and cffi calls a function of one argument without a tuple of arguments: 100 ns less. */
+void ul_reactor_set_deadline(struct ul_reactor *reactor, int64_t deadline_ns);
+int ul_reactor_wait(struct ul_reactor *reactor);
+int ul_reactor_look(struct ul_reactor *reactor);
+#define UL_TURN_DUE (1 << 16) /* above any number of events */
 
 /* End the sleep of the tick, from any thread until close; and what does the same from any thread at any time, for its holder to release. */
 void ul_reactor_wake(struct ul_reactor *reactor);

@@ -219,8 +219,9 @@ size_t ul_ring_unsubmitted(const struct ul_ring *ring) { return ul_ring_queued(r
 
 static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
     struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-    struct io_uring_getevents_arg argument = {.ts = timeout_ns < 0 ? 0 : (uint64_t)(uintptr_t)&ts};
-    uint32_t flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    struct io_uring_getevents_arg argument = {.ts = (uint64_t)(uintptr_t)&ts};
+    bool limited = timeout_ns >= 0;
+    uint32_t flags = IORING_ENTER_GETEVENTS | (limited ? IORING_ENTER_EXT_ARG : 0);
     if (ring->features & IORING_FEAT_NO_IOWAIT)
         flags |= IORING_ENTER_NO_IOWAIT; /* an idle server is idle, not waiting for a disk */
     int fd = ring->fd;
@@ -234,7 +235,7 @@ static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64
     uint32_t to_submit = ul_ring_queued(ring);
     long result = UL_FAULT_ENTER(ring, &to_submit, &min_complete);
     if (!result)
-        result = ul_errno(syscall(UL_NR_io_uring_enter, fd, to_submit, min_complete, flags, &argument, sizeof argument));
+        result = ul_errno(syscall(UL_NR_io_uring_enter, fd, to_submit, min_complete, flags, limited ? &argument : NULL, limited * sizeof argument));
     UL_FAULT_COLLECT(ring);
     return result < 0 ? (int)result : 0;
 }

@@ -24,7 +24,6 @@ from asyncio import trsock
 from asyncio.log import logger
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uringloop import compat
@@ -41,6 +40,7 @@ from uringloop.transports.base import (
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
+    from uringloop.selector import Sink
 
 # Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from
 # the caller's own bytes object; copying less costs less than keeping track of it.
@@ -118,7 +118,7 @@ class StreamTransport(NativeTransport):
         self._stream_write, self._streams = self._reactor.stream_write, self._reactor.streams
         self._token = self._reactor.stream_open(self._sock_fd)
         self._selector.streams[self._token] = self
-        self._selector.sinks[self._token] = self._park
+        self._selector.sinks[self._token] = (self._context.run, self._park)
         self._sock = sock
         self._life = Life.OPEN
         self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
@@ -153,11 +153,10 @@ class StreamTransport(NativeTransport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        self._sink: Callable[[bytes], object] = self._fill_buffers
-        if not is_buffered(protocol):
-            # No Python frame of ours in between.
-            self._sink = partial(self._context.run, protocol.data_received)  # type: ignore[attr-defined]
-        if self._selector.sinks.get(self._token) != self._park and self._life is Life.OPEN:
+        receive = self._fill_buffers if is_buffered(protocol) else protocol.data_received  # type: ignore[attr-defined]
+        self._sink: Sink = (self._context.run, receive)
+        current = self._selector.sinks.get(self._token)
+        if current is not None and current[1] != self._park and self._life is Life.OPEN:
             self._selector.sinks[self._token] = self._sink
 
     @property
@@ -205,7 +204,7 @@ class StreamTransport(NativeTransport):
         if not self.is_reading() or self._reading is Reading.ENDED:
             return
         self._reading = Reading.PAUSED
-        self._selector.sinks[self._token] = self._park
+        self._selector.sinks[self._token] = (self._context.run, self._park)
         if self._loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -228,20 +227,20 @@ class StreamTransport(NativeTransport):
 
     def _fill_buffers(self, data: bytes) -> None:
         protocol = self._protocol
-        count = self._context.run(fill_buffer, protocol, data)
+        count = fill_buffer(protocol, data)
         if count < len(data):
             self._fill_more(protocol, memoryview(data)[count:])
 
     def _fill_more(self, protocol: asyncio.BaseProtocol, rest: memoryview) -> None:
         while rest and self._protocol is protocol and self.is_reading():
-            rest = rest[self._context.run(fill_buffer, protocol, rest) :]
+            rest = rest[fill_buffer(protocol, rest) :]
         if rest and self._life is Life.OPEN:
             self._return(bytes(rest))
 
     def _return(self, data: bytes) -> None:
         # The protocol paused reading, or another took its place, in the middle of what had arrived.
         if self.is_reading():
-            self._sink(data)
+            self._sink[1](data)  # we are in the context already
         else:
             self._parked.appendleft(data)
 
@@ -262,7 +261,8 @@ class StreamTransport(NativeTransport):
     def _unpark(self) -> None:
         try:
             while self._parked and self.is_reading():
-                self._sink(self._parked.popleft())
+                run, receive = self._sink
+                run(receive, self._parked.popleft())
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -436,7 +436,7 @@ class StreamTransport(NativeTransport):
         self._reactor.stream_close(self._token)
 
     def _stop_receiving(self) -> None:
-        self._selector.sinks[self._token] = self._drop
+        self._selector.sinks[self._token] = (self._context.run, self._drop)
         self._parked.clear()
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
