@@ -46,20 +46,31 @@ def sanitized() -> Path:
     return C_TESTS / ".build" / "sanitized"
 
 
+def run_c(program: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["timeout", str(PROGRAM_SECONDS), program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"ASAN_OPTIONS": "detect_leaks=1"},
+        text=True,
+    )
+
+
 @pytest.mark.timeout(BUILD_SECONDS + PROGRAM_SECONDS)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_c_program(sanitized: Path, program: str) -> None:
-    run = subprocess.run(
-        ["timeout", str(PROGRAM_SECONDS), sanitized / program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    run = run_c(sanitized / program)
     # pytest shows it if the test fails.
     print("".join(line for line in run.stdout.splitlines(keepends=True) if not line.startswith("ok ")))
     if run.returncode == SKIPPED:
         pytest.skip(run.stdout.splitlines()[-2])  # the last test that was, with the reason
     assert run.returncode == 0, "see the lines that begin with FAIL"
+
+
+def test_a_leak_in_a_c_program_would_be_noticed(sanitized: Path) -> None:
+    run = run_c(sanitized / "canary_leak")
+    assert "LeakSanitizer: detected memory leaks" in run.stdout
+    assert run.returncode == 1
 
 
 def test_there_are_c_programs() -> None:

@@ -100,6 +100,16 @@ static bool is_wanted(const char *name) {
     return !*state.words;
 }
 
+static bool is_excepted(const char *name) {
+    const char *listed = getenv("CHECK_EXCEPT");
+    char words[PATH_MAX];
+    snprintf(words, sizeof words, "%s", listed ? listed : "");
+    for (char *rest, *word = strtok_r(words, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
+        if (strstr(name, word))
+            return true;
+    return false;
+}
+
 /* How many descriptors are open. */
 static int count_open_files(void) {
     int count = 0;
@@ -153,6 +163,11 @@ void check_run(const char *test_name, void (*test)(void)) {
     snprintf(name, sizeof name, "%s%s%s", state.section, *state.section ? ": " : "", test_name);
     if (!is_wanted(name))
         return;
+    if (is_excepted(name)) {
+        state.skipped++;
+        printf("skip  %s: it is in CHECK_EXCEPT\n", name);
+        return;
+    }
     fflush(stdout);
     int64_t started = check_now_ns();
     pid_t process = SYSTEM(fork());

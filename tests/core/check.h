@@ -6,6 +6,8 @@
  *   test_ring              runs every test
  *   test_ring spill eintr  runs those whose name contains one of the words
  *
+ * Those whose name contains one of the words in CHECK_EXCEPT, in the environment, are skipped.
+ *
  * Exit status: 0; 1 if a test failed; 77 if every test was skipped.
  */
 #ifndef CHECK_H
