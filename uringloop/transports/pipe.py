@@ -55,6 +55,8 @@ def _described(transport: ReadPipeTransport | WritePipeTransport, fd: int, waits
     info = [type(transport).__name__]
     if transport._pipe is None:
         info.append("closed")
+    elif transport._loop.is_closed():
+        info.append("open")
     elif transport.is_closing():
         info.append("closing")
     return f"{' '.join(info)} fd={fd} {'polling' if waits else 'idle'}"
