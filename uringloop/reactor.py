@@ -225,6 +225,7 @@ class Reactor:
         self.wake: Callable[[], None] = partial(_lib.ul_wake, waker)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
+        self._stream_open_pipe: Callable[[int], int] = partial(_lib.ul_stream_open_pipe, streams)
         # token, wanted
         self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
         # token, bytes
@@ -307,6 +308,10 @@ class Reactor:
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
         return _checked(self._stream_open(fd))
+
+    def stream_open_pipe(self, fd: int) -> int:
+        """A token for what can be read but is no socket: a pipe, a terminal. It writes nothing. Raises OSError."""
+        return _checked(self._stream_open_pipe(fd))
 
     def endpoint_open(self, fd: int, overhead: int) -> int:
         """A token for this datagram socket; a datagram that is queued counts `overhead` bytes more than it has. Raises

@@ -37,6 +37,7 @@ struct ul_stream {
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
+    bool is_pipe; /* read with read(2), and always in bulk mode; it has no slot, and nothing is sent */
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
     bool in_readable;          /* in that list */
@@ -66,6 +67,9 @@ void ul_streams_destroy(struct ul_streams *streams);
 
 /* A stream on this connected socket, reading nothing yet: its token, or -ENOMEM. */
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
+
+/* The same for what can be read but is no socket: a pipe, a terminal. Nothing is sent on it: its owner writes by itself. */
+int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd);
 
 /* Start, resume or stop receiving. Bytes already received may still come after a stop. */
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);

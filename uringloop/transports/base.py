@@ -17,15 +17,6 @@ class Life(enum.Enum):
     LOST = enum.auto()  # connection_lost was called, the socket is closed
 
 
-class Reading(enum.Enum):
-    """Of a stream."""
-
-    WAITING = enum.auto()  # connection_made has not been called yet
-    FLOWING = enum.auto()
-    PAUSED = enum.auto()
-    ENDED = enum.auto()  # eof_received was called
-
-
 class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
     """What streams and datagram endpoints have in common: asyncio's own write limits, with pause_writing and
     resume_writing called in the transport's context, as on uvloop."""
