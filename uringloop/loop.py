@@ -412,6 +412,7 @@ def choose_options(
         incremental_buffers=incremental,
         datagram_buffers=(DATAGRAM_BUFFERS if datagram_buffers is None else datagram_buffers) if found.datagrams else 0,
         register_ring=found.registered_ring,
+        limited_receives=found.limited_receives,
         inline_sends=found.inline_sends,
         hardened=environment.hardened() if hardened is None else hardened,
         without_flags=unwanted_flags(found),

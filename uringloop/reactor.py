@@ -110,6 +110,7 @@ class Options:
     files: fixed-file slots; 0 for none.
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
+    limited_receives: let receives end now and then, so that no peer takes the whole pool in a turn (Linux 6.17).
     inline_sends: let sends complete while they are submitted, with a completion only for those that were short.
     hardened: let the kernel refuse whatever the engines do not do, see core/restrictions.h (Linux 5.10).
     without_flags: SETUP_... flags not to ask the kernel for.
@@ -122,6 +123,7 @@ class Options:
     incremental_buffers: bool
     datagram_buffers: int = 0
     register_ring: bool = True
+    limited_receives: bool = False
     inline_sends: bool = True
     hardened: bool = False
     without_flags: int = 0
@@ -175,6 +177,7 @@ class Reactor:
                 "files": options.files,
                 "incremental": options.incremental_buffers,
                 "register_ring": options.register_ring,
+                "limited_receives": options.limited_receives,
                 "inline_sends": options.inline_sends,
                 "hardened": options.hardened,
                 "without_flags": options.without_flags,

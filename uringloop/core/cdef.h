@@ -54,6 +54,7 @@ struct ul_options {
     int32_t files;
     bool incremental;
     bool register_ring;
+    bool limited_receives;
     bool inline_sends;
     bool hardened;
     uint32_t without_flags;

@@ -75,7 +75,7 @@ int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 
 /* Queue a copy of the bytes; all that a tick queues goes out in one send at its end. But if nothing is queued, much is offered to the socket at
- * once. The bytes now queued, or -errno; if a part was sent by then, LOST follows. */
+ * once. The bytes now queued, or -errno; if a part was sent by then, LOST follows. So it does after -EPIPE: the stream has failed. */
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 
 /* Queue the bytes themselves, which must stay until released. */

@@ -21,6 +21,10 @@
  * so many for multishot mode. They differ because a change costs a cancel and two requests. */
 #define UL_BULK_FROM_BYTES (8U * 1024U)
 #define UL_BULK_DOWN_TO_BYTES (4U * 1024U)
+/* A multishot recv ends after so many bytes, where the kernel can end it, and is armed again. Otherwise one whose peer never stops takes the
+ * whole pool before its owner has been asked whether it wants to go on: 1 MiB to keep for each connection whose protocol pauses, and a long
+ * turn. Arming again costs little beside so many bytes. */
+#define UL_RECEIVE_BYTES_MAX (64 * 1024)
 /* What is usual changes by this part of what is new. */
 #define UL_USUAL_SHARE 4
 /* Room for less is left to the next tick: a message cut in two costs a system call more. */
@@ -75,6 +79,8 @@ static void ul_stream_arm(struct ul_streams *streams, struct ul_stream *stream) 
     sqe->ioprio = IORING_RECV_MULTISHOT;
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = streams->engine->buffers.group;
+    if (streams->engine->limited_receives)
+        sqe->file_index = UL_RECEIVE_BYTES_MAX;
     stream->read_state = UL_READ_ARMED;
     streams->engine->stats.receive_arms++;
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import os
 import select
 import socket
@@ -181,12 +182,19 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         if queued > self._high_water:
             self._over_high_water()
         elif queued < 0:
+            self._write_failed(-queued)
+
+    def _write_failed(self, error: int) -> None:
+        if error == errno.ENOMEM:
             raise MemoryError(OUT_OF_MEMORY)
+        # connection_lost is on its way. Whoever writes until pause_writing or is_closing() must not do so for ever.
+        self._life, self._writable = Life.CLOSING, False
+        self._stop_receiving()
 
     def _write_large(self, data: bytes, length: int) -> int:
         sent = self._reactor.stream_send_now(self._token, data, length)
-        if sent == length:
-            return 0
+        if sent == length or sent < 0:
+            return min(sent, 0)
         pinned = pin(memoryview(data)[sent:])
         queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
         if queued > 0:
@@ -322,8 +330,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             exc = OSError(error, os.strerror(error))
             if self._loop.get_debug():
                 logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
-        self._life = Life.LOST
-        self._writable = False
+        self._life, self._writable = Life.LOST, False
         self._pinned.clear()
         self._parked.clear()
         for waiter in (self._empty_waiter, self._room):
