@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from support import LoopFactory, Unhandled, eventually, loop_kind, per_loop, soon
+from support import PATIENCE, LoopFactory, Unhandled, eventually, loop_kind, per_loop, soon
 
 # ---------------------------------------------------------------------------------------------------------------------
 # call_soon
@@ -302,6 +302,33 @@ def test_call_from_a_thread_before_the_run_is_not_lost(new_loop: LoopFactory) ->
 # ---------------------------------------------------------------------------------------------------------------------
 # Running
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+@pytest.mark.only_on("uringloop", "asyncio")
+def test_cancel_by_another_thread_waits_for_the_callback_that_is_running(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    running, cancelled, over = threading.Event(), threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    def callback() -> None:
+        running.set()
+        assert not cancelled.wait(0.1)
+        over.set()
+
+    def cancel() -> None:
+        handle = loop.call_soon_threadsafe(callback)
+        running.wait(PATIENCE)
+        handle.cancel()
+        cancelled.set()
+        waited.append(over.is_set())
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    loop.run_forever()
+    thread.join(PATIENCE)
+    assert waited == [True]
 
 
 def test_loop_cannot_be_run_while_it_runs(new_loop: LoopFactory) -> None:

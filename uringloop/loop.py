@@ -168,6 +168,7 @@ class Loop(Scheduling, SocketCoroutines):
                         if count > 1:
                             selector.leave(events)
                         raise
+                    run = receive = None  # type: ignore[assignment]  # else this frame keeps the transport alive
             if polled:
                 self._process_events(selector.take_ready())  # type: ignore[attr-defined]
             if is_due:
@@ -354,13 +355,12 @@ class Loop(Scheduling, SocketCoroutines):
             fd = splice.regular_file(file)
         except asyncio.SendfileNotAvailableError:
             return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc, no-any-return]
-        start = offset or file.tell()
         sent = 0
         protocol = compat.SendfileFallbackProtocol(transp)
         try:
             while not count or sent < count:
                 size = min(splice.READ_BYTES, count - sent) if count else splice.READ_BYTES
-                data = await splice.read(self._operations, fd, start + sent, size)
+                data = await splice.read(self._operations, fd, offset + sent, size)
                 if not data:
                     break
                 await protocol.drain()
@@ -368,7 +368,7 @@ class Loop(Scheduling, SocketCoroutines):
                 sent += len(data)
         finally:
             if sent:
-                file.seek(start + sent)
+                file.seek(offset + sent)
             await protocol.restore()
         return sent
 

@@ -37,7 +37,15 @@ _APPS: typing.Final = {
     "tests.test_config::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": "named after the class of the loop",
 }
 
+MOCKED: typing.Final = "mocks a socket for asyncio's selector; the ring is given its fd, which is no socket"
+
 _CPYTHON: typing.Final = {
+    "test_base_events.BaseEventLoopTests.test_create_connection_happy_eyeballs": MOCKED,
+    "test_base_events.BaseEventLoopTests.test_create_connection_happy_eyeballs_ipv4_only": MOCKED,
+    "test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy": MOCKED,
+    "test_subprocess.SubprocessThreadedWatcherTests.test_pid_not_reaped_before_exit_published": (
+        "looks into asyncio's child watcher, which is not asked: a pidfd on the ring tells the end"
+    ),
     "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket": (
         "asks for the private name _read_ready_cb"
     ),
