@@ -49,7 +49,8 @@ make_the_chroot() {
     touch "$ROOT/ready"
 }
 
-# /dev is a copy of our own mounts: what is unmounted here stays mounted there.
+# /dev is a copy of our own mounts: what is unmounted here stays mounted there. Lazily, because what a test has started
+# may outlive it by a moment, and has /dev/null open.
 mount_what_programs_need() {
     unmount
     mount -t proc proc "$ROOT/proc"
@@ -63,7 +64,7 @@ mount_what_programs_need() {
 unmount() {
     local mounted
     for mounted in proc dev; do
-        mountpoint -q "$ROOT/$mounted" && umount --recursive "$ROOT/$mounted"
+        mountpoint -q "$ROOT/$mounted" && umount --recursive --lazy "$ROOT/$mounted"
     done
     return 0
 }

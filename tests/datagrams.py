@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import PATIENCE, Address, Journal
+
+import uringloop
+
+# Whether uringloop's datagrams are its own here; where the kernel lacks what they need, they are asyncio's.
+NATIVE = uringloop.probe().datagrams
+native_only = pytest.mark.skipif(not NATIVE, reason="without datagrams of its own the loop has asyncio's")
 
 
 class Datagrams(Journal, asyncio.DatagramProtocol):

@@ -15,11 +15,13 @@ import sys
 
 from uringloop import environment
 
-_6_12 = ["fixed_files"]
+_6_16 = ["limited_receives"]
+_6_12 = [*_6_16, "fixed_files"]
 _6_11 = [*_6_12, "incremental_buffers"]
 _6_1 = [*_6_11, "no_sqarray"]
 
 STEPS: dict[str, dict[str, str]] = {
+    "6.16": {environment.WITHOUT: ",".join(_6_16)},
     "6.12": {environment.WITHOUT: ",".join(_6_12)},
     "6.11": {environment.WITHOUT: ",".join(_6_11)},
     "6.1": {environment.WITHOUT: ",".join(_6_1)},

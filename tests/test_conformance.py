@@ -53,6 +53,7 @@ def conformance(*arguments: str, python_path: Path | None = None) -> tuple[int, 
     return run.returncode, report
 
 
+@pytest.mark.timeout(RUN_TIMEOUT)
 def test_uringloop_passes_the_event_loop_tests_of_cpython() -> None:
     exit_code, report = conformance("cpython-events", "--loop", "uringloop")
     assert report["unexpected"] == []

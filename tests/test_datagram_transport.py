@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from datagrams import Datagrams, Kind, Make, name_of
+from datagrams import Datagrams, Kind, Make, name_of, native_only
 from support import PATIENCE, Address, eventually, fence, loop_kind, soon
 
 import uringloop
@@ -96,6 +96,7 @@ async def test_writing_pauses_above_the_high_limit_and_resumes_at_the_low_one(en
 
 
 @pytest.mark.only_on("uringloop")  # the others send at once what the socket takes
+@native_only
 async def test_what_is_queued_counts_as_on_asyncio(endpoint: Make, plain: Kind) -> None:
     protocol, peer = await endpoint(**plain.local()), plain.socket()
     for _ in range(3):
@@ -227,6 +228,7 @@ def test_transport_that_is_left_open_is_warned_of(new_loop: Callable[[], asyncio
 
 
 @pytest.mark.only_on("uringloop")  # the others raise from some of these
+@native_only
 def test_transport_outlives_its_loop(new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind) -> None:
     loop = new_loop()
     transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(asyncio.DatagramProtocol, **plain.local()))
@@ -244,6 +246,7 @@ def test_transport_outlives_its_loop(new_loop: Callable[[], asyncio.AbstractEven
 
 
 @pytest.mark.only_on("uringloop")  # asyncio demands an address here
+@native_only
 async def test_pair_of_unix_sockets_needs_no_address(endpoint: Make) -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with far:
@@ -322,6 +325,7 @@ def test_datagram_behind_one_that_ended_the_run_comes_with_the_next(
 
 
 @pytest.mark.only_on("uringloop")
+@native_only
 async def test_stats_count_datagrams(endpoint: Make, plain: Kind) -> None:
     loop: Any = asyncio.get_running_loop()
     before = loop.stats()

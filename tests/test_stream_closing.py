@@ -294,6 +294,28 @@ async def test_reset_by_the_peer_is_told_as_such(open_end: OpenEnd) -> None:
     assert protocol.calls == ["connection_made", "connection_lost"]
 
 
+class Pump(Recorder):
+    """Answers anything with all that can be written."""
+
+    paused = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        while not self.paused and not self.transport.is_closing():
+            self.transport.write(bytes(10_000))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.paused = True
+
+
+async def test_reset_behind_data_ends_an_endless_answer(open_end: OpenEnd) -> None:
+    protocol, peer = await open_end(Pump)
+    peer.sock.send(b"question")
+    peer.reset()  # before the loop has looked
+    await protocol.lost()
+
+
 @tcp_only
 async def test_reset_while_reading_is_paused_is_told_after_the_resume_at_the_latest(open_end: OpenEnd) -> None:
     protocol, peer = await open_end(Recorder)

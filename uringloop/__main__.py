@@ -162,6 +162,11 @@ def _features(found: Probe) -> list[tuple[bool, str, str]]:
         (found.datagrams, "multishot receive of datagrams (Linux 6.1)", "they are received by readiness; slower"),
         (found.no_sqarray, "submission queue without an index (Linux 6.6)", "nothing to speak of"),
         (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
+        (
+            found.limited_receives,
+            "multishot receives that end after so many bytes (Linux 6.17)",
+            "a peer that never stops can fill the buffer pool, and as much memory, in one turn",
+        ),
         (found.fixed_files, "fixed files that are freed at once (Linux 6.13)", "sockets are looked up at each request"),
     ]
 

@@ -26,6 +26,7 @@ from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.datagram import DatagramTransport, is_native
+from uringloop.transports.pipe import ReadPipeTransport, WritePipeTransport, is_native_pipe
 from uringloop.transports.process import ProcessTransport
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
@@ -263,6 +264,14 @@ class Loop(Scheduling, SocketCoroutines):
         self.call_soon(transport.start, waiter)
         return transport
 
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        if not is_native_pipe(pipe):
+            return super()._make_read_pipe_transport(pipe, protocol, waiter, extra)  # type: ignore[misc]
+        return ReadPipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return WritePipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
+
     def _start_serving(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
@@ -377,11 +386,9 @@ class Loop(Scheduling, SocketCoroutines):
     def stats(self) -> Stats:
         """Counters and gauges of the ring as of now. Raises RuntimeError when the loop is closed."""
         self._check_closed()  # type: ignore[attr-defined]
-        return Stats.of(self._reactor.report(), own_polls=self._own_polls())
-
-    def _own_polls(self) -> int:
         # The poll on the socket pair that signals come through is the loop's own, not its user's.
-        return int(self._selector.is_armed(self._ssock.fileno()))
+        own_polls = int(self._selector.is_armed(self._ssock.fileno()))
+        return Stats.of(self._reactor.report(), own_polls=own_polls)
 
 
 def choose_options(
@@ -405,6 +412,7 @@ def choose_options(
         incremental_buffers=incremental,
         datagram_buffers=(DATAGRAM_BUFFERS if datagram_buffers is None else datagram_buffers) if found.datagrams else 0,
         register_ring=found.registered_ring,
+        limited_receives=found.limited_receives,
         inline_sends=found.inline_sends,
         hardened=environment.hardened() if hardened is None else hardened,
         without_flags=unwanted_flags(found),

@@ -58,6 +58,7 @@ class Probe:
     datagrams: bool = False  # multishot recvmsg, and addresses on sends: Linux 6.1
     no_sqarray: bool = False  # a submission queue without an index into it: Linux 6.6
     incremental_buffers: bool = False  # Linux 6.12
+    limited_receives: bool = False  # a multishot recv ends after so many bytes: Linux 6.17
     fixed_files: bool = False  # a removed fixed file is freed at once: Linux 6.13
 
 
@@ -151,7 +152,8 @@ def _look() -> Probe:
         inline_sends=inline_sends,
         datagrams=datagrams,
         no_sqarray=no_sqarray,
-        incremental_buffers=_has_incremental_buffers(),
+        incremental_buffers=_receives(_options(buffers=1, files=0, incremental=True)),
+        limited_receives=_receives(replace(_options(buffers=4, files=0, incremental=False), limited_receives=True)),
         fixed_files=_frees_fixed_files(),
     )
 
@@ -234,11 +236,11 @@ def _datagram(reactor: Reactor) -> bytes | None:
     return None
 
 
-def _has_incremental_buffers() -> bool:
-    """Two messages in one buffer, one behind the other. Kernels that accept the flag have been seen to get this
-    wrong."""
+def _receives(options: Options) -> bool:
+    """Do receives work this way? In one incremental buffer, two messages one behind the other: kernels that accept the
+    flag have been seen to get this wrong. A limit is refused by kernels that do not know it."""
     try:
-        reactor = Reactor(_options(buffers=1, files=0, incremental=True))
+        reactor = Reactor(options)
     except OSError:
         return False
     try:

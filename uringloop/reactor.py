@@ -110,6 +110,7 @@ class Options:
     files: fixed-file slots; 0 for none.
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
+    limited_receives: let receives end now and then, so that no peer takes the whole pool in a turn (Linux 6.17).
     inline_sends: let sends complete while they are submitted, with a completion only for those that were short.
     hardened: let the kernel refuse whatever the engines do not do, see core/restrictions.h (Linux 5.10).
     without_flags: SETUP_... flags not to ask the kernel for.
@@ -122,6 +123,7 @@ class Options:
     incremental_buffers: bool
     datagram_buffers: int = 0
     register_ring: bool = True
+    limited_receives: bool = False
     inline_sends: bool = True
     hardened: bool = False
     without_flags: int = 0
@@ -175,6 +177,7 @@ class Reactor:
                 "files": options.files,
                 "incremental": options.incremental_buffers,
                 "register_ring": options.register_ring,
+                "limited_receives": options.limited_receives,
                 "inline_sends": options.inline_sends,
                 "hardened": options.hardened,
                 "without_flags": options.without_flags,
@@ -222,6 +225,7 @@ class Reactor:
         self.wake: Callable[[], None] = partial(_lib.ul_wake, waker)
         self.stream_queued: Callable[[int], int] = partial(_lib.ul_stream_queued, streams)
         self._stream_open: Callable[[int], int] = partial(_lib.ul_stream_open, streams)
+        self._stream_open_pipe: Callable[[int], int] = partial(_lib.ul_stream_open_pipe, streams)
         # token, wanted
         self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
         # token, bytes
@@ -304,6 +308,10 @@ class Reactor:
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
         return _checked(self._stream_open(fd))
+
+    def stream_open_pipe(self, fd: int) -> int:
+        """A token for what can be read but is no socket: a pipe, a terminal. It writes nothing. Raises OSError."""
+        return _checked(self._stream_open_pipe(fd))
 
     def endpoint_open(self, fd: int, overhead: int) -> int:
         """A token for this datagram socket; a datagram that is queued counts `overhead` bytes more than it has. Raises

@@ -40,7 +40,6 @@ from uringloop.reactor import (
 if TYPE_CHECKING:
     import asyncio
 
-    from uringloop.operations import Operation
     from uringloop.reactor import Reactor
 
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
@@ -76,6 +75,13 @@ class EndpointOwner(Protocol):
     def on_loop_closed(self) -> None: ...
 
 
+class Completing(Protocol):
+    """What a one-shot request's completion calls: a future, or the one who waits for it."""
+
+    def complete(self, result: int) -> None:
+        """`result` is what the kernel said, -errno if it failed."""
+
+
 class RingSelector(_BaseSelectorImpl):
     """Waits on a `Reactor` and hands its events out."""
 
@@ -96,7 +102,7 @@ class RingSelector(_BaseSelectorImpl):
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
         self.endpoints: dict[int, EndpointOwner] = {}
-        self.operations: dict[int, Operation] = {}
+        self.operations: dict[int, Completing] = {}
         self.waiting: dict[int, asyncio.Future[int]] = {}  # for one poll each, which no selector key stands for
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from uringloop import compat
+from uringloop import compat, splice
 
 if TYPE_CHECKING:
     from uringloop.operations import Operations
@@ -142,6 +142,11 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         connection.setblocking(False)
         return connection, address
 
+    async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
+        # asyncio has checked the arguments, and makes up for what cannot be sent so.
+        fd = splice.regular_file(file)
+        return await splice.send_file(self._operations, _Target(self, sock), fd, offset, count, any_error=True)
+
     def _check_socket(self, sock: socket.socket) -> None:
         compat.check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
@@ -161,3 +166,17 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                     pass
         finally:
             self._kept.release(sock)
+
+
+class _Target:
+    """A socket that a file is sent to (`splice.Target`)."""
+
+    def __init__(self, loop: SocketCoroutines, sock: socket.socket) -> None:
+        self._loop = loop
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    async def room(self) -> None:
+        await self._loop._when_ready(self._sock, select.POLLOUT, lambda: None)

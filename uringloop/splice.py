@@ -54,11 +54,14 @@ def regular_file(file: Any) -> int:
     return fd
 
 
-async def send_file(operations: Operations, target: Target, fd: int, offset: int, count: int | None) -> int:
+async def send_file(
+    operations: Operations, target: Target, fd: int, offset: int, count: int | None, *, any_error: bool = False
+) -> int:
     """Send `count` bytes from `offset`, or all to the end of the file; how many were sent. The fd's position is behind
     them when this returns or raises.
 
-    Raises SendfileNotAvailableError if the file cannot be sent like this, before anything is.
+    Raises SendfileNotAvailableError if the file cannot be sent like this, before anything is; with `any_error`,
+    whatever fails before anything is sent is taken for that.
     """
     sent = 0
     pipe: Pipe | None = None
@@ -87,7 +90,7 @@ async def send_file(operations: Operations, target: Target, fd: int, offset: int
             else:
                 break
     except OSError as exc:
-        if not sent and exc.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        if not sent and (any_error or exc.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)):
             raise asyncio.SendfileNotAvailableError("the file cannot be sent from within the kernel") from exc
         raise
     finally:

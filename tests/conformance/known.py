@@ -49,6 +49,9 @@ _CPYTHON: typing.Final = {
     "test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data_on_slow_socket": (
         "asks for the private name _read_ready_cb"
     ),
+    "test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_not_available": (
+        "takes sendfile away from asyncio's module, which is not asked: the core sends"
+    ),
 }
 
 KNOWN: dict[str, dict[str, str]] = {

@@ -12,7 +12,7 @@
 #define USUAL RING(256, 1024), BUFFERS(64, 16384), .files = 1024, .register_ring = true, .datagram_buffers = 64
 
 const struct setting settings[] = {
-    {"usual", {USUAL, .inline_sends = true}},
+    {"usual", {USUAL, .inline_sends = true, .limited_receives = true}},
     {"tiny", {RING(4, 8), BUFFERS(2, 4096), .files = 16, .register_ring = true, .datagram_buffers = 2, .inline_sends = true}},
     {"incremental", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .datagram_buffers = 4, .inline_sends = true}},
     {"no table", {RING(256, 1024), BUFFERS(64, 16384), .inline_sends = true, .datagram_buffers = 16}},
@@ -23,20 +23,20 @@ const size_t settings_count = sizeof settings / sizeof *settings;
 const struct setting *const usual_setting = &settings[0];
 const struct setting *const tiny_setting = &settings[1];
 
-/* Earlier kernels keep a file that has left the table until older requests are done, which may be never. */
-static bool kernel_frees_files_at_once(void) {
+static bool kernel_is_at_least(int wanted_major, int wanted_minor) {
     struct utsname name;
     int major = 0, minor = 0;
     SYSTEM(uname(&name));
     sscanf(name.release, "%d.%d", &major, &minor);
-    return major > 6 || (major == 6 && minor >= 13);
+    return major > wanted_major || (major == wanted_major && minor >= wanted_minor);
 }
 
 struct ul_reactor *reactor_open(const struct ul_options *wanted) {
     struct ul_options options = *wanted;
     int error;
-    if (!kernel_frees_files_at_once())
-        options.files = 0;
+    if (!kernel_is_at_least(6, 13))
+        options.files = 0; /* a file that has left the table is kept until older requests are done, which may be never */
+    options.limited_receives &= kernel_is_at_least(6, 17);
     struct ul_reactor *reactor = ul_reactor_open(&options, &error);
     if (error == -EPERM || error == -ENOSYS)
         check_skip("no io_uring: %s", strerror(-error));

@@ -32,7 +32,7 @@ struct io_uring_sqe {
     uint64_t user_data;
     uint16_t buf_group;
     uint16_t personality;
-    int32_t file_index;
+    int32_t file_index; /* a union in the kernel: optlen, which limits a multishot recv (6.17) */
     uint64_t addr3;
     uint64_t pad2;
 };

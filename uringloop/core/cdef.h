@@ -54,6 +54,7 @@ struct ul_options {
     int32_t files;
     bool incremental;
     bool register_ring;
+    bool limited_receives;
     bool inline_sends;
     bool hardened;
     uint32_t without_flags;
@@ -143,6 +144,7 @@ char *ul_reactor_pool(const struct ul_reactor *reactor);
 char *ul_reactor_datagram_pool(const struct ul_reactor *reactor);
 
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
+int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length);

@@ -107,6 +107,7 @@ struct ul_engine {
     uint32_t event_count;
     bool moving;       /* the ring is another thread's, and what it had completed is still being taken */
     bool closing;      /* nothing is made again */
+    bool limited_receives; /* this kernel ends a multishot recv after so many bytes, see stream_receive.c */
     bool inline_sends; /* this kernel tells short sends apart, see stream_send.c */
 };
 

@@ -20,6 +20,7 @@ _Static_assert(UL_TURN_DUE > UL_EVENTS_MAX, "a turn tells the number of its even
 static int ul_reactor_setup(struct ul_reactor *reactor) {
     const struct ul_options *options = &reactor->options;
     struct ul_engine *engine = &reactor->engine;
+    engine->limited_receives = options->limited_receives;
     engine->inline_sends = options->inline_sends;
     int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
     if (error)

@@ -23,6 +23,7 @@ struct ul_options {
     int32_t files;          /* fixed-file slots; 0: none */
     bool incremental;       /* incremental buffers */
     bool register_ring;     /* register the ring's own fd */
+    bool limited_receives;  /* multishot receives end after UL_RECEIVE_BYTES_MAX */
     bool inline_sends;      /* sends complete while they are submitted */
     bool hardened;          /* the ring is restricted, see restrictions.h */
     uint32_t without_flags; /* IORING_SETUP_ flags not to ask for */

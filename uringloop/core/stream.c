@@ -93,18 +93,35 @@ static void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *st
     ul_stream_fill_slot(streams, stream);
 }
 
-int32_t ul_stream_open(struct ul_streams *streams, int fd) {
+static struct ul_stream *ul_stream_make(struct ul_streams *streams, int fd) {
     struct ul_stream *stream = ul_table_allocate(&streams->table);
     if (!stream)
-        return -ENOMEM;
+        return NULL;
     /* Room in the lists is made now, so that the way to the end cannot fail for want of memory. */
     if (ul_streams_reserve_lists(streams) < 0) {
         ul_table_free(&streams->table, stream);
-        return -ENOMEM;
+        return NULL;
     }
     stream->fd = fd;
     stream->low_water = -1;
+    return stream;
+}
+
+int32_t ul_stream_open(struct ul_streams *streams, int fd) {
+    struct ul_stream *stream = ul_stream_make(streams, fd);
+    if (!stream)
+        return -ENOMEM;
     ul_stream_take_slot(streams, stream);
+    return stream->entry.token;
+}
+
+/* Without a slot: a poll is all that is asked of the ring, and most pipes do not live long. */
+int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd) {
+    struct ul_stream *stream = ul_stream_make(streams, fd);
+    if (!stream)
+        return -ENOMEM;
+    stream->is_pipe = true;
+    stream->read_mode = UL_READ_BULK;
     return stream->entry.token;
 }
 

@@ -37,6 +37,7 @@ struct ul_stream {
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
+    bool is_pipe; /* read with read(2), and always in bulk mode; it has no slot, and nothing is sent */
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
     bool in_readable;          /* in that list */
@@ -67,11 +68,14 @@ void ul_streams_destroy(struct ul_streams *streams);
 /* A stream on this connected socket, reading nothing yet: its token, or -ENOMEM. */
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
 
+/* The same for what can be read but is no socket: a pipe, a terminal. Nothing is sent on it: its owner writes by itself. */
+int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd);
+
 /* Start, resume or stop receiving. Bytes already received may still come after a stop. */
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
 
 /* Queue a copy of the bytes; all that a tick queues goes out in one send at its end. But if nothing is queued, much is offered to the socket at
- * once. The bytes now queued, or -errno; if a part was sent by then, LOST follows. */
+ * once. The bytes now queued, or -errno; if a part was sent by then, LOST follows. So it does after -EPIPE: the stream has failed. */
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 
 /* Queue the bytes themselves, which must stay until released. */

@@ -126,7 +126,7 @@ int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *d
     if (!stream)
         return -ENOENT;
     if (!ul_stream_takes_writes(stream))
-        return 0;
+        return -EPIPE;
     size_t sent = length >= UL_OFFER_BYTES ? ul_stream_offer(streams, stream, data, length) : 0;
     if (sent == length)
         return 0;
@@ -143,7 +143,7 @@ int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const 
     if (!stream)
         return -ENOENT;
     if (!ul_stream_takes_writes(stream))
-        return 0;
+        return -EPIPE;
     int error = ul_sendqueue_pin(&stream->queue, data, length);
     return error < 0 ? error : ul_stream_queue_grew(streams, stream);
 }
@@ -152,7 +152,7 @@ int64_t ul_stream_send_now(struct ul_streams *streams, int32_t token, const char
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
         return -ENOENT;
-    return ul_stream_takes_writes(stream) ? (int64_t)ul_stream_offer(streams, stream, data, length) : 0;
+    return ul_stream_takes_writes(stream) ? (int64_t)ul_stream_offer(streams, stream, data, length) : -EPIPE;
 }
 
 int64_t ul_stream_queued(const struct ul_streams *streams, int32_t token) {

@@ -1,8 +1,6 @@
 """TCP and Unix stream transports.
 
-The bytes' way in: the selector takes a DATA event and calls this stream's sink with them. The sink is
-`protocol.data_received` itself, in the transport's context, while reading flows; `_park` while it is paused; `_drop`
-once the transport is closing. So the hot path asks no questions.
+The bytes' way in is in receiving.py.
 
 The bytes' way out: `write` hands them to the core, which joins all that is written in one turn of the loop into one
 send at its end.
@@ -15,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
+import errno
 import os
 import select
 import socket
@@ -28,19 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 from uringloop import compat
 from uringloop.reactor import pin
-from uringloop.transports.base import (
-    Life,
-    NativeTransport,
-    ProtocolError,
-    add_addresses,
-    copied,
-    fill_buffer,
-    is_buffered,
-)
+from uringloop.transports.base import Life, NativeTransport, ProtocolError, add_addresses, copied
+from uringloop.transports.receiving import Reading, ReceivingTransport
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
-    from uringloop.selector import Sink
 
 # Writes of this many bytes or more are offered to the socket without the GIL, and what it does not take is sent from
 # the caller's own bytes object; copying less costs less than keeping track of it.
@@ -48,14 +38,7 @@ PIN_BYTES = 32 * 1024
 OUT_OF_MEMORY = "out of memory for the send queue"
 
 
-class Reading(enum.Enum):
-    WAITING = enum.auto()  # connection_made has not been called yet
-    FLOWING = enum.auto()
-    PAUSED = enum.auto()
-    ENDED = enum.auto()  # eof_received was called
-
-
-class StreamTransport(NativeTransport):
+class StreamTransport(ReceivingTransport, NativeTransport):
     """asyncio.Transport over a stream of the core."""
 
     __slots__ = (
@@ -99,26 +82,18 @@ class StreamTransport(NativeTransport):
         self._sock: socket.socket | None = None
         super().__init__(extra, loop)
         add_addresses(self._extra, sock)
-        self._loop: Loop = loop
         self._sock_fd = sock.fileno()
         self._context = context
-        self._reading = Reading.WAITING
         self._eof_written = False
         self._writes_refused = 0
         self._lost_because: BaseException | None = None
-        self._parked: deque[bytes] = deque()
-        self._eof_parked = False
-        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
         self._pinned: deque[Any] = deque()
         self._draining = False  # in on_drained: the protocol may write even if nothing is queued and close() was called
         self._empty_waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[int] | None = None  # what a sendfile waits with for room in the socket
-        self._selector = loop._selector
-        self._reactor = loop._reactor
-        self._stream_write, self._streams = self._reactor.stream_write, self._reactor.streams
-        self._token = self._reactor.stream_open(self._sock_fd)
+        self._stream_write, self._streams = loop._reactor.stream_write, loop._reactor.streams
+        self._expect_bytes(loop, loop._reactor.stream_open(self._sock_fd))
         self._selector.streams[self._token] = self
-        self._selector.sinks[self._token] = (self._context.run, self._park)
         self._sock = sock
         self._life = Life.OPEN
         self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
@@ -128,36 +103,7 @@ class StreamTransport(NativeTransport):
             compat.attach(server, self)
         loop._transports[self._sock_fd] = self
 
-    def start(self, waiter: asyncio.Future[None] | None = None) -> None:
-        """Call connection_made, then begin to receive."""
-        try:
-            self._context.run(self._protocol.connection_made, self)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
-            self._report(exc, "Error in protocol.connection_made()")
-        if waiter is None:
-            self._start_receiving()
-            return
-        if not waiter.done():
-            waiter.set_result(None)
-        # Whoever waits for the connection learns of it before its first bytes come.
-        self._loop.call_soon(self._start_receiving)
-
-    def _start_receiving(self) -> None:
-        if self._reading is Reading.WAITING and self._life is Life.OPEN:
-            self._reading = Reading.FLOWING
-            self._receive()
-
     # --- protocol and description ------------------------------------------------------------------------------------
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
-        receive = self._fill_buffers if is_buffered(protocol) else protocol.data_received  # type: ignore[attr-defined]
-        self._sink: Sink = (self._context.run, receive)
-        current = self._selector.sinks.get(self._token)
-        if current is not None and current[1] != self._park and self._life is Life.OPEN:
-            self._selector.sinks[self._token] = self._sink
 
     @property
     def pinned(self) -> object:
@@ -190,89 +136,7 @@ class StreamTransport(NativeTransport):
             self._extra[name] = trsock.TransportSocket(self._sock)
         return super().get_extra_info(name, default)
 
-    # A private name of asyncio's transports and of uvloop's, at which programs look.
-    @property
-    def _paused(self) -> bool:
-        return self._reading is Reading.PAUSED
-
     # --- receiving ---------------------------------------------------------------------------------------------------
-
-    def is_reading(self) -> bool:
-        return self._life is Life.OPEN and self._reading is not Reading.PAUSED
-
-    def pause_reading(self) -> None:
-        if not self.is_reading() or self._reading is Reading.ENDED:
-            return
-        self._reading = Reading.PAUSED
-        self._selector.sinks[self._token] = (self._context.run, self._park)
-        if self._loop.get_debug():
-            logger.debug("%r pauses reading", self)
-
-    def resume_reading(self) -> None:
-        if self._life is not Life.OPEN or self._reading is not Reading.PAUSED:
-            return
-        self._reading = Reading.FLOWING
-        if self._loop.get_debug():
-            logger.debug("%r resumes reading", self)
-        if self._parked or self._eof_parked:
-            self._loop.call_soon(self._unpark)
-        else:
-            self._receive()
-
-    def _receive(self) -> None:
-        self._selector.sinks[self._token] = self._sink
-        if self._receive_stopped:
-            self._receive_stopped = False
-            self._reactor.stream_read(self._token, True)
-
-    def _fill_buffers(self, data: bytes) -> None:
-        protocol = self._protocol
-        count = fill_buffer(protocol, data)
-        if count < len(data):
-            self._fill_more(protocol, memoryview(data)[count:])
-
-    def _fill_more(self, protocol: asyncio.BaseProtocol, rest: memoryview) -> None:
-        while rest and self._protocol is protocol and self.is_reading():
-            rest = rest[fill_buffer(protocol, rest) :]
-        if rest and self._life is Life.OPEN:
-            self._return(bytes(rest))
-
-    def _return(self, data: bytes) -> None:
-        # The protocol paused reading, or another took its place, in the middle of what had arrived.
-        if self.is_reading():
-            self._sink[1](data)  # we are in the context already
-        else:
-            self._parked.appendleft(data)
-
-    def _park(self, data: bytes) -> None:
-        # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
-        # then cost nothing.
-        self._parked.append(data)
-        self._stop_core()
-
-    def _stop_core(self) -> None:
-        if not self._receive_stopped:
-            self._receive_stopped = True
-            self._reactor.stream_read(self._token, False)
-
-    def _drop(self, data: bytes) -> None:
-        pass
-
-    def _unpark(self) -> None:
-        try:
-            while self._parked and self.is_reading():
-                run, receive = self._sink
-                run(receive, self._parked.popleft())
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.on_receive_failed(exc)
-        if not self.is_reading() or self._parked:
-            return
-        self._receive()
-        if self._eof_parked:
-            self._eof_parked = False
-            self.on_eof()
 
     def on_receive_failed(self, exc: BaseException) -> None:
         """The protocol raised while it was given bytes."""
@@ -318,12 +182,19 @@ class StreamTransport(NativeTransport):
         if queued > self._high_water:
             self._over_high_water()
         elif queued < 0:
+            self._write_failed(-queued)
+
+    def _write_failed(self, error: int) -> None:
+        if error == errno.ENOMEM:
             raise MemoryError(OUT_OF_MEMORY)
+        # connection_lost is on its way. Whoever writes until pause_writing or is_closing() must not do so for ever.
+        self._life, self._writable = Life.CLOSING, False
+        self._stop_receiving()
 
     def _write_large(self, data: bytes, length: int) -> int:
         sent = self._reactor.stream_send_now(self._token, data, length)
-        if sent == length:
-            return 0
+        if sent == length or sent < 0:
+            return min(sent, 0)
         pinned = pin(memoryview(data)[sent:])
         queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
         if queued > 0:
@@ -435,10 +306,6 @@ class StreamTransport(NativeTransport):
         self._stop_receiving()
         self._reactor.stream_close(self._token)
 
-    def _stop_receiving(self) -> None:
-        self._selector.sinks[self._token] = (self._context.run, self._drop)
-        self._parked.clear()
-
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         if isinstance(exc, OSError):
             if self._loop.get_debug():
@@ -446,11 +313,6 @@ class StreamTransport(NativeTransport):
         else:
             self._report(exc, message)
         self._force_close(exc)
-
-    def _report(self, exc: BaseException, message: str) -> None:
-        self._loop.call_exception_handler(
-            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-        )
 
     def _force_close(self, exc: BaseException | None) -> None:
         if self._life in (Life.ABORTED, Life.LOST):
@@ -468,8 +330,7 @@ class StreamTransport(NativeTransport):
             exc = OSError(error, os.strerror(error))
             if self._loop.get_debug():
                 logger.debug("%r: Fatal error on socket transport", self, exc_info=exc)
-        self._life = Life.LOST
-        self._writable = False
+        self._life, self._writable = Life.LOST, False
         self._pinned.clear()
         self._parked.clear()
         for waiter in (self._empty_waiter, self._room):

@@ -282,6 +282,7 @@ static struct ul_options some_options(void) {
         .files = bits & 64 ? 4 : 0,
         .incremental = incremental,
         .register_ring = true,
+        .limited_receives = !kernel.old,
         .inline_sends = bits & 128,
     };
 }

@@ -1,0 +1,189 @@
+"""What transports that read a stream of the core have in common: how their protocol is fed, pauses, and is changed.
+
+The selector takes a DATA event and calls this stream's sink with the bytes. The sink is `protocol.data_received`
+itself, in the transport's context, while reading flows; `_park` while it is paused; `_drop` once the transport is
+closing. So the hot path asks no questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+from asyncio.log import logger
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from uringloop.transports.base import Life, fill_buffer, is_buffered
+
+if TYPE_CHECKING:
+    from uringloop.loop import Loop
+    from uringloop.reactor import Reactor
+    from uringloop.selector import RingSelector, Sink
+
+
+class Reading(enum.Enum):
+    WAITING = enum.auto()  # connection_made has not been called yet
+    FLOWING = enum.auto()
+    PAUSED = enum.auto()
+    ENDED = enum.auto()  # eof_received was called
+
+
+class ReceivingTransport:
+    """The receiving half of a transport."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # its fields are in the slots of the transport
+
+    _context: contextvars.Context
+    _eof_parked: bool
+    _life: Life
+    _loop: Loop
+    _parked: deque[bytes]
+    _protocol: Any
+    _reactor: Reactor
+    _reading: Reading
+    _receive_stopped: bool
+    _selector: RingSelector
+    _sink: Sink
+    _token: int
+
+    def _expect_bytes(self, loop: Loop, token: int) -> None:
+        """Before there is a protocol: this is the stream of the core that they come from."""
+        self._loop = loop
+        self._selector = loop._selector
+        self._reactor = loop._reactor
+        self._token = token
+        self._reading = Reading.WAITING
+        self._parked = deque()
+        self._eof_parked = False
+        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self._selector.sinks[token] = (self._context.run, self._park)
+
+    def on_receive_failed(self, exc: BaseException) -> None:
+        """The protocol raised while it was given bytes."""
+        raise NotImplementedError
+
+    def on_eof(self) -> None:
+        """The peer will send no more."""
+        raise NotImplementedError
+
+    def _report(self, exc: BaseException, message: str) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )
+
+    def start(self, waiter: asyncio.Future[None] | None = None) -> None:
+        """Call connection_made, then begin to receive."""
+        try:
+            self._context.run(self._protocol.connection_made, self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
+            self._report(exc, "Error in protocol.connection_made()")
+        if waiter is None:
+            self._start_receiving()
+            return
+        if not waiter.done():
+            waiter.set_result(None)
+        # Whoever waits for the connection learns of it before its first bytes come.
+        self._loop.call_soon(self._start_receiving)
+
+    def _start_receiving(self) -> None:
+        if self._reading is Reading.WAITING and self._life is Life.OPEN:
+            self._reading = Reading.FLOWING
+            self._receive()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        receive = self._fill_buffers if is_buffered(protocol) else protocol.data_received  # type: ignore[attr-defined]
+        self._sink = (self._context.run, receive)
+        current = self._selector.sinks.get(self._token)
+        if current is not None and current[1] != self._park and self._life is Life.OPEN:
+            self._selector.sinks[self._token] = self._sink
+
+    # A private name of asyncio's transports and of uvloop's, at which programs look.
+    @property
+    def _paused(self) -> bool:
+        return self._reading is Reading.PAUSED
+
+    def is_reading(self) -> bool:
+        return self._life is Life.OPEN and self._reading is not Reading.PAUSED
+
+    def pause_reading(self) -> None:
+        if not self.is_reading() or self._reading is Reading.ENDED:
+            return
+        self._reading = Reading.PAUSED
+        self._selector.sinks[self._token] = (self._context.run, self._park)
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._life is not Life.OPEN or self._reading is not Reading.PAUSED:
+            return
+        self._reading = Reading.FLOWING
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+        if self._parked or self._eof_parked:
+            self._loop.call_soon(self._unpark)
+        else:
+            self._receive()
+
+    def _receive(self) -> None:
+        self._selector.sinks[self._token] = self._sink
+        if self._receive_stopped:
+            self._receive_stopped = False
+            self._reactor.stream_read(self._token, True)
+
+    def _fill_buffers(self, data: bytes) -> None:
+        protocol = self._protocol
+        count = fill_buffer(protocol, data)
+        if count < len(data):
+            self._fill_more(protocol, memoryview(data)[count:])
+
+    def _fill_more(self, protocol: asyncio.BaseProtocol, rest: memoryview) -> None:
+        while rest and self._protocol is protocol and self.is_reading():
+            rest = rest[fill_buffer(protocol, rest) :]
+        if rest and self._life is Life.OPEN:
+            self._return(bytes(rest))
+
+    def _return(self, data: bytes) -> None:
+        # The protocol paused reading, or another took its place, in the middle of what had arrived.
+        if self.is_reading():
+            self._sink[1](data)  # we are in the context already
+        else:
+            self._parked.appendleft(data)
+
+    def _park(self, data: bytes) -> None:
+        # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
+        # then cost nothing.
+        self._parked.append(data)
+        self._stop_core()
+
+    def _stop_core(self) -> None:
+        if not self._receive_stopped:
+            self._receive_stopped = True
+            self._reactor.stream_read(self._token, False)
+
+    def _drop(self, data: bytes) -> None:
+        pass
+
+    def _unpark(self) -> None:
+        while self._parked and self.is_reading():
+            try:
+                run, receive = self._sink
+                run(receive, self._parked.popleft())
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.on_receive_failed(exc)
+        if not self.is_reading() or self._parked:
+            return
+        self._receive()
+        if self._eof_parked:
+            self._eof_parked = False
+            self.on_eof()
+
+    def _stop_receiving(self) -> None:
+        self._selector.sinks[self._token] = (self._context.run, self._drop)
+        self._parked.clear()
