@@ -387,6 +387,18 @@ def test_other_exceptions_go_to_the_handler_and_the_loop_goes_on(new_loop: LoopF
     unhandled.contexts.clear()
 
 
+@pytest.mark.only_on("uringloop", "asyncio")  # the clock of uvloop cannot be replaced
+async def test_clock_may_be_replaced_while_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    now, ran = loop.time(), list[str]()
+    loop.call_at(now + 1800, ran.append, "due")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now + 3600)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert ran == ["due"]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's create_task has it from 3.13.3 on")
 async def test_task_may_start_at_once() -> None:
     loop = asyncio.get_running_loop()

@@ -129,13 +129,14 @@ class Loop(Scheduling, SocketCoroutines):
         first_event, pool = reactor.first_event, reactor.pool
         sinks, polled = selector.sinks, selector.ready
         timer_number = UNKNOWN_TIMER
-        virtual_time = self._has_virtual_time()
+        virtual_time, attributes = self._has_virtual_time(), self.__dict__
         may_sleep = not self._stopping
         while True:
             if self._timer_cancelled_count:
                 self._sweep_cancelled_timers()
-            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time:
-                timer_number = self._set_deadline(virtual_time)
+            replaced = "time" in attributes  # a test has put its clock in the place of the loop's
+            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time or replaced:
+                timer_number = self._set_deadline(virtual_time or replaced)
             if selector.behind:
                 selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
                 may_sleep = not self._stopping

@@ -256,8 +256,8 @@ class Scheduling(asyncio.SelectorEventLoop):
         when, number, _ = self._scheduled[0]
         if virtual_time:
             self._reactor.set_deadline(time.monotonic_ns() + _nanoseconds(when - self.time()))
-        else:
-            self._reactor.set_deadline(_nanoseconds(when))
+            return UNKNOWN_TIMER  # it is to be asked again
+        self._reactor.set_deadline(_nanoseconds(when))
         return number
 
     def _sweep_cancelled_timers(self) -> None:
