@@ -56,6 +56,7 @@ mount_what_programs_need() {
     mount -t proc proc "$ROOT/proc"
     mount --rbind /dev "$ROOT/dev"
     mount --make-rslave "$ROOT/dev"
+    mount -t devpts -o ptmxmode=666 devpts "$ROOT/dev/pts" # of its own: /dev has none on every machine
     cp /etc/resolv.conf /etc/hosts "$ROOT/etc/"
     cp /etc/ssl/certs/ca-certificates.crt "$ROOT/tmp/authorities.crt" # of this machine, which may have more
 }

@@ -182,10 +182,11 @@ async def test_protocol_cannot_change_the_context_of_its_server(family: str, tmp
 
     where.set("create_server")
     server = await listen(family, Changing, tmp_path)
-    client = await connect(Recorder, address_of(server))
-    client.transport.close()
-    await client.lost()
-    await fence()
+    for _ in range(1 if loop_kind() == "uvloop" else 2):  # nor that of those who come after it, except on uvloop
+        client = await connect(Recorder, address_of(server))
+        client.transport.close()
+        await client.lost()
+        await fence()
     server.close()
     await soon(server.wait_closed())
     assert where.get() == "create_server"

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from support import LoopFactory, Unhandled, eventually, loop_kind, per_loop, soon
+from support import PATIENCE, LoopFactory, Unhandled, eventually, loop_kind, per_loop, soon
 
 # ---------------------------------------------------------------------------------------------------------------------
 # call_soon
@@ -304,6 +304,33 @@ def test_call_from_a_thread_before_the_run_is_not_lost(new_loop: LoopFactory) ->
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="new in Python 3.14")
+@pytest.mark.only_on("uringloop", "asyncio")
+def test_cancel_by_another_thread_waits_for_the_callback_that_is_running(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    running, cancelled, over = threading.Event(), threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    def callback() -> None:
+        running.set()
+        assert not cancelled.wait(0.1)
+        over.set()
+
+    def cancel() -> None:
+        handle = loop.call_soon_threadsafe(callback)
+        running.wait(PATIENCE)
+        handle.cancel()
+        cancelled.set()
+        waited.append(over.is_set())
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    loop.run_forever()
+    thread.join(PATIENCE)
+    assert waited == [True]
+
+
 def test_loop_cannot_be_run_while_it_runs(new_loop: LoopFactory) -> None:
     loop = new_loop()
 
@@ -358,6 +385,18 @@ def test_other_exceptions_go_to_the_handler_and_the_loop_goes_on(new_loop: LoopF
     loop.run_forever()
     assert {type(context["exception"]) for context in unhandled.contexts} == {ZeroDivisionError, IndexError}
     unhandled.contexts.clear()
+
+
+@pytest.mark.only_on("uringloop", "asyncio")  # the clock of uvloop cannot be replaced
+async def test_clock_may_be_replaced_while_the_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    now, ran = loop.time(), list[str]()
+    loop.call_at(now + 1800, ran.append, "due")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now + 3600)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert ran == ["due"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio's create_task has it from 3.13.3 on")

@@ -87,6 +87,14 @@ async def test_part_of_a_file(file: BinaryIO, offset: int, count: int) -> None:
         assert file.tell() == offset + len(expected)
 
 
+@pytest.mark.only_on("uringloop")  # uvloop does not move it, asyncio from 3.14 on
+async def test_position_is_where_it_began_if_there_was_nothing_to_send(file: BinaryIO) -> None:
+    async with Served() as served:
+        file.seek(7)
+        assert await soon(sending(served, file, len(CONTENT))) == 0
+        assert file.tell() == len(CONTENT)
+
+
 @pytest.mark.only_on("uringloop")  # asyncio moves the position some time later
 async def test_cancelled_in_the_middle_it_has_sent_as_much_as_it_says(file: BinaryIO) -> None:
     before = open_files()

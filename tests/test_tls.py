@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
 import socket
 import ssl
+import weakref
 
 import pytest
 import trustme
@@ -65,6 +68,28 @@ async def test_extra_info_describes_the_session(tls: Tls) -> None:
     assert made[0].transport.get_extra_info("peername") == info("sockname")
     assert info("socket").fileno() >= 0
     assert info("no such thing", 7) == 7
+
+
+@pytest.mark.only_on("uringloop")  # asyncio in the latest of 3.14 and 3.15
+async def test_failed_upgrade_leaves_nothing_for_the_collector(tls: Tls) -> None:
+    loop = asyncio.get_running_loop()
+    address, _ = await tls.serve(Recorder)
+    made: list[weakref.ref[asyncio.BaseTransport]] = []
+
+    async def fail() -> None:
+        transport, protocol = await loop.create_connection(asyncio.Protocol, *address)
+        made.append(weakref.ref(transport))
+        trusts_nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        with contextlib.suppress(ssl.SSLCertVerificationError):
+            await loop.start_tls(transport, protocol, trusts_nobody, server_hostname="localhost")
+
+    gc.collect()
+    gc.disable()
+    try:
+        await soon(fail())
+        await eventually(lambda: [was() for was in made] == [None])
+    finally:
+        gc.enable()
 
 
 async def test_client_can_be_asked_for_a_certificate(tls: Tls, authority: trustme.CA) -> None:

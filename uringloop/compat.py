@@ -32,6 +32,9 @@ SSLProtocolState: Any = sslproto.SSLProtocolState
 SSLProtocolTransport: Any = sslproto._SSLProtocolTransport
 SSL_AGAIN_ERRORS: Any = sslproto.SSLAgainErrors
 
+# What call_soon_threadsafe gives from 3.14 on: others that cancel it, or look at it, wait while its callback runs.
+ThreadSafeHandle: Any = getattr(asyncio.events, "_ThreadSafeHandle", None)
+
 # Cancelled timers are swept out of the heap when there are more than this many and they are more than this fraction.
 MIN_SCHEDULED_TIMER_HANDLES: int = base_events._MIN_SCHEDULED_TIMER_HANDLES  # type: ignore[attr-defined]
 MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_HANDLES_FRACTION  # type: ignore[attr-defined]

@@ -129,13 +129,14 @@ class Loop(Scheduling, SocketCoroutines):
         first_event, pool = reactor.first_event, reactor.pool
         sinks, polled = selector.sinks, selector.ready
         timer_number = UNKNOWN_TIMER
-        virtual_time = self._has_virtual_time()
+        virtual_time, attributes = self._has_virtual_time(), self.__dict__
         may_sleep = not self._stopping
         while True:
             if self._timer_cancelled_count:
                 self._sweep_cancelled_timers()
-            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time:
-                timer_number = self._set_deadline(virtual_time)
+            replaced = "time" in attributes  # a test has put its clock in the place of the loop's
+            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time or replaced:
+                timer_number = self._set_deadline(virtual_time or replaced)
             if selector.behind:
                 selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
                 may_sleep = not self._stopping
@@ -169,6 +170,7 @@ class Loop(Scheduling, SocketCoroutines):
                         if count > 1:
                             selector.leave(events)
                         raise
+                    run = receive = None  # type: ignore[assignment]  # else this frame keeps the transport alive
             if polled:
                 self._process_events(selector.take_ready())  # type: ignore[attr-defined]
             if is_due:
@@ -363,13 +365,12 @@ class Loop(Scheduling, SocketCoroutines):
             fd = splice.regular_file(file)
         except asyncio.SendfileNotAvailableError:
             return await super()._sendfile_fallback(transp, file, offset, count)  # type: ignore[misc, no-any-return]
-        start = offset or file.tell()
         sent = 0
         protocol = compat.SendfileFallbackProtocol(transp)
         try:
             while not count or sent < count:
                 size = min(splice.READ_BYTES, count - sent) if count else splice.READ_BYTES
-                data = await splice.read(self._operations, fd, start + sent, size)
+                data = await splice.read(self._operations, fd, offset + sent, size)
                 if not data:
                     break
                 await protocol.drain()
@@ -377,7 +378,7 @@ class Loop(Scheduling, SocketCoroutines):
                 sent += len(data)
         finally:
             if sent:
-                file.seek(start + sent)
+                file.seek(offset + sent)
             await protocol.restore()
         return sent
 

@@ -137,8 +137,13 @@ class Scheduling(asyncio.SelectorEventLoop):
             return handle
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        handle = Handle(callback, args, self, context)
-        self._ready.append(handle)
+        if compat.ThreadSafeHandle is None:
+            handle = Handle(callback, args, self, context)
+            self._ready.append(handle)
+        else:
+            handle = compat.ThreadSafeHandle(callback, args, self, context)
+            # Its lock is held by its own _run, which enters its own context: another one must be around it.
+            self._ready.append(Handle(handle._run, (), self, contextvars.Context()))
         self._write_to_self()  # type: ignore[attr-defined]
         return handle
 
@@ -251,8 +256,8 @@ class Scheduling(asyncio.SelectorEventLoop):
         when, number, _ = self._scheduled[0]
         if virtual_time:
             self._reactor.set_deadline(time.monotonic_ns() + _nanoseconds(when - self.time()))
-        else:
-            self._reactor.set_deadline(_nanoseconds(when))
+            return UNKNOWN_TIMER  # it is to be asked again
+        self._reactor.set_deadline(_nanoseconds(when))
         return number
 
     def _sweep_cancelled_timers(self) -> None:

@@ -96,8 +96,7 @@ async def send_file(
     finally:
         if pipe is not None:
             pipe.close()
-        if sent:
-            os.lseek(fd, offset + sent, os.SEEK_SET)
+        os.lseek(fd, offset + sent, os.SEEK_SET)  # also if nothing was sent, as from Python 3.14 on
     return sent
 
 

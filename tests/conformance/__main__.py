@@ -40,7 +40,8 @@ class Report:
         good_there = {o.test for o in self.against if not o.bad}
         seen = {o.test for o in self.outcomes}
         missing = [Outcome(test, "failed", "did not run") for test in sorted(good_there - seen - self.known.keys())]
-        return [o for o in bad if o.test in good_there] + missing
+        bad_there = {o.test for o in self.against if o.bad}
+        return [o for o in bad if o.test not in bad_there] + missing
 
     @property
     def shared(self) -> list[str]:

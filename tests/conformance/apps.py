@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -26,13 +27,13 @@ from tests.conformance.outside import Sdist
 from tests.conformance.unittests import UnittestSuite, flat
 from tests.conformance.worker import LAST_WORDS, Place
 
-WHOLE_RUN: typing.Final = 1500.0  # seconds for one suite; each takes minutes
+ONE_FILE: typing.Final = 300.0  # seconds for the tests of one file; what hangs beyond all time-outs costs no more
 
-PYTEST: typing.Final = ("pytest", "pytest-mock", "pytest-timeout", "pytest-xdist", "trustme")
+PYTEST: typing.Final = ("pytest", "pytest-mock", "pytest-timeout", "trustme")
 
 
 class PytestSuite:
-    """Tests that pytest runs, in processes of its own."""
+    """Tests that pytest runs: one process for each file, so that what hangs or crashes costs its file, not the run."""
 
     def __init__(self, sdist: Sdist, *arguments: str) -> None:
         self.name = sdist.package
@@ -41,29 +42,37 @@ class PytestSuite:
         self._arguments = arguments
 
     def run(self, loop: str, only: str, timeout: float) -> typing.Iterator[Outcome]:
-        """Run all; `only` chooses among the results."""
+        """Run the files in which a name may match `only`, and choose among the results."""
         place = self._sdist.place()
+        environ = place.environ() | {"CONFORMANCE_LOOP": loop, "CONFORMANCE_DEFAULT": "1"}
+        # -P: what is installed, not what lies in the current directory.
+        command = [place.python, "-P", "-m", "pytest", "-v", *self._arguments, f"--timeout={timeout}"]
+        for path in sorted((self._sdist.folder / "tests").rglob("test_*.py")):
+            file = path.relative_to(self._sdist.folder)
+            if _may_match(".".join(file.with_suffix("").parts), only):
+                for outcome in self._run_file(file, command, environ):
+                    if fnmatch.fnmatch(outcome.test, only):
+                        yield outcome
+
+    def _run_file(self, file: pathlib.Path, command: list[str], environ: dict[str, str]) -> typing.Iterator[Outcome]:
         with tempfile.NamedTemporaryFile(suffix=".xml") as results, tempfile.TemporaryFile() as output:
-            # -P: what is installed, not what lies in the current directory.
-            command = [place.python, "-P", "-m", "pytest", *self._arguments, f"--timeout={timeout}"]
-            status = _within(
-                WHOLE_RUN,
-                [*command, "-o", "junit_logging=no", f"--junitxml={results.name}"],
-                cwd=self._sdist.folder,
-                env=place.environ() | {"CONFORMANCE_LOOP": loop, "CONFORMANCE_DEFAULT": "1"},
-                output=output,
-            )
+            command = [*command, "-o", "junit_logging=no", f"--junitxml={results.name}", str(file)]
+            status = _within(ONE_FILE, command, cwd=self._sdist.folder, env=environ, output=output)
             try:
                 found = ET.parse(results.name)
             except ET.ParseError:
                 output.seek(0)
                 last_words = output.read().decode(errors="replace")[-LAST_WORDS:]
-                yield Outcome(f"{self.name} as a whole", "crashed", f"exit status {status}\n{last_words}")
+                verdict: Status = "timeout" if status == -signal.SIGKILL else "crashed"
+                yield Outcome(f"{file} as a whole", verdict, f"exit status {status}\n{last_words}")
                 return
-        for case in found.iter("testcase"):
-            outcome = _outcome(case)
-            if fnmatch.fnmatch(outcome.test, only):
-                yield outcome
+        yield from map(_outcome, found.iter("testcase"))
+
+
+def _may_match(module: str, only: str) -> bool:
+    """Whether a test of the module may have a name that matches the pattern."""
+    beginning = re.split(r"[*?[]", only)[0]
+    return module.startswith(beginning) or beginning.startswith(module)
 
 
 def _within(seconds: float, command: list[str], *, cwd: pathlib.Path, env: dict[str, str], output: typing.Any) -> int:
@@ -150,9 +159,9 @@ APP_SUITES: typing.Final = (
     TornadoSuite(),
     PytestSuite(
         AIOHTTP,
-        *("--override-ini=addopts=", "-n2", "--import-mode=importlib", "--aiohttp-loop=pyloop"),
-        *("-m", "not dev_mode and not autobahn and not internal", "tests"),
+        *("--override-ini=addopts=", "--import-mode=importlib", "--aiohttp-loop=pyloop"),
+        *("-m", "not dev_mode and not autobahn and not internal"),
     ),
-    PytestSuite(ANYIO, "-n2", *WITHOUT_IPV6, "tests"),
-    PytestSuite(UVICORN, "--override-ini=addopts=", "-n2", "tests"),
+    PytestSuite(ANYIO, *WITHOUT_IPV6),
+    PytestSuite(UVICORN, "--override-ini=addopts="),
 )

@@ -63,8 +63,8 @@ class Listener:
             return
         sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
         try:
-            protocol = self._context.run(self._protocol_factory)
-            self._connect(sock, protocol)
+            context = self._context.copy()  # what the protocol changes is changed for this connection
+            self._connect(sock, context.run(self._protocol_factory), context)
         except (SystemExit, KeyboardInterrupt):
             sock.close()
             raise
@@ -74,12 +74,12 @@ class Listener:
                 {"message": "Error on transport creation for incoming connection", "exception": exc}
             )
 
-    def _connect(self, sock: socket.socket, protocol: asyncio.BaseProtocol) -> None:
+    def _connect(self, sock: socket.socket, protocol: asyncio.BaseProtocol, context: contextvars.Context) -> None:
         if self._tls is None:
-            StreamTransport(self._loop, sock, protocol, self._context, server=self._server).start()
+            StreamTransport(self._loop, sock, protocol, context, server=self._server).start()
         else:
             self._loop._make_ssl_transport(
-                sock, protocol, server_side=True, server=self._server, context=self._context, **self._tls
+                sock, protocol, server_side=True, server=self._server, context=context, **self._tls
             )
 
     def _on_failed(self, error: int) -> None:

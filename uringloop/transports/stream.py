@@ -325,7 +325,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def on_lost(self, error: int) -> None:
         """The core is done with the socket; `error` is the errno that ended it, if one did."""
-        exc = self._lost_because
+        exc, self._lost_because = self._lost_because, None  # its traceback may lead back here
         if exc is None and error and self._life is not Life.ABORTED:
             exc = OSError(error, os.strerror(error))
             if self._loop.get_debug():

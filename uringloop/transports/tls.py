@@ -132,6 +132,7 @@ class SSLProtocol(compat.SSLProtocol):  # type: ignore[misc]
         # upgraded has no other way to learn of it.
         self._held = True
         super()._on_handshake_complete(handshake_exc)
+        handshake_exc = None  # its traceback leads to this frame: else both wait for the collector
         if self._held and self._state is not _UNWRAPPED:
             self._loop.call_soon(self._let_go, context=self._context)
 
@@ -232,6 +233,7 @@ async def start_tls(
         transport.close()
         for step in steps:
             step.cancel()
+        del waiter  # it has the exception, whose traceback leads to this frame
         raise
     return upgraded._app_transport
 
