@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from uringloop import compat, splice
 
 if TYPE_CHECKING:
     from uringloop.operations import Operations
+    from uringloop.selector import RingSelector
 
 _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
@@ -59,6 +60,9 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     _debug: bool
     _kept: KeptSockets
+    _native_transports: Mapping[int, Any]
+    _transports: Mapping[int, Any]  # asyncio's own
+    _selector: RingSelector
     _operations: Operations
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
@@ -142,6 +146,16 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         connection.setblocking(False)
         return connection, address
 
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        # Called with a number or a socket; asyncio looks at its own transports, of which there are few.
+        if self._native_transports:
+            number = fd if isinstance(fd, int) else self._selector.fileno(fd)
+            transport = self._native_transports.get(number)
+            if transport is not None and not transport.is_closing():
+                raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if self._transports:
+            super()._ensure_fd_no_transport(fd)  # type: ignore[misc]
+
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
         # asyncio has checked the arguments, and makes up for what cannot be sent so.
         fd = splice.regular_file(file)
@@ -155,7 +169,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(fd)
         self._kept.keep(sock)
         try:
             while True:
