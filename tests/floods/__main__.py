@@ -16,7 +16,7 @@ import sys
 from .attacks import FLOODS, MIB, Flood
 from .victim import Service, Told, left, probe, victim
 
-LOOPS = "uringloop,uvloop"
+LOOPS = "uringloop,uvloop,asyncio"
 OURS = "uringloop"
 COLUMNS = ("loop", "the server", "MiB at rest, at most", "CPU, s", "a line meanwhile, ms", "afterwards, ms", "left")
 
