@@ -77,7 +77,7 @@ C_LAYERS: tuple[tuple[str, ...], ...] = (
     ("reactor",),
     ("stream", "listener", "datagram", "op"),
     ("engine",),
-    ("files", "buffers", "table", "sendqueue", "wake", "restrictions", "sendfile"),
+    ("files", "buffers", "table", "sendqueue", "wake", "restrictions", "sendfile", "names"),
     ("ring",),
     ("abi",),
 )

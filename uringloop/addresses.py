@@ -45,6 +45,13 @@ def unpack(name: bytes) -> Any:
     raise ValueError(f"an address of the unknown family {family}")
 
 
+def unpack_name(name: bytes) -> Any:
+    """What getsockname and getpeername give; None for none at all."""
+    if len(name) == _family.size:
+        return ""  # of a Unix socket that is not bound
+    return unpack(name)
+
+
 def packer(family: int) -> Callable[[Any], bytes]:
     """The function that makes a sockaddr of what sendto takes on a socket of this family. It raises what sendto raises:
     TypeError and OverflowError for what is no address, OSError for a name that does not resolve."""

@@ -62,6 +62,7 @@ class Loop(Scheduling, SocketCoroutines):
         """
         self._listeners: dict[int, Listener] = {}
         self._processes: set[ProcessTransport] = set()
+        self._native_transports: dict[int, StreamTransport | DatagramTransport] = {}  # by fd, until they are lost
         self._reactor = Reactor(
             choose_options(
                 entries=entries,
@@ -117,6 +118,7 @@ class Loop(Scheduling, SocketCoroutines):
         for process in self._processes:
             process.forget()
         self._processes.clear()
+        self._native_transports.clear()
         self._operations.close()
         self._kept.close()
 
@@ -209,7 +211,7 @@ class Loop(Scheduling, SocketCoroutines):
         server: Any = None,
         context: contextvars.Context | None = None,
     ) -> StreamTransport:
-        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(sock)
         set_nodelay(sock)
         transport = StreamTransport(
             self, sock, protocol, contextvars.copy_context() if context is None else context, extra, server
@@ -260,7 +262,7 @@ class Loop(Scheduling, SocketCoroutines):
     ) -> Any:
         if not (self._reactor.options.datagram_buffers and is_native(sock)):
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)  # type: ignore[misc]
-        self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(sock)
         transport = DatagramTransport(self, sock, protocol, contextvars.copy_context(), address, extra)
         self.call_soon(transport.start, waiter)
         return transport

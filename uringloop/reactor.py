@@ -31,6 +31,7 @@ EVENT_DATAGRAM: Final[int] = _lib.UL_EVENT_DATAGRAM
 EVENT_ENDPOINT_ERROR: Final[int] = _lib.UL_EVENT_ENDPOINT_ERROR
 EVENT_ENDPOINT_DRAINED: Final[int] = _lib.UL_EVENT_ENDPOINT_DRAINED
 EVENT_ENDPOINT_LOST: Final[int] = _lib.UL_EVENT_ENDPOINT_LOST
+EVENT_READABLE: Final[int] = _lib.UL_EVENT_READABLE
 _EVENTS_MAX: Final[int] = _lib.UL_EVENTS_MAX
 TURN_DUE: Final[int] = _lib.UL_TURN_DUE  # above any number of events
 # Kind, token, and two values.
@@ -84,10 +85,11 @@ REQUESTS: Final = _names("ul_request", "UL_REQUEST_")
 ENDS: Final = _names("ul_end", "UL_END_")
 
 ENTRIES_MAX: Final = 32768  # the kernel's IORING_MAX_ENTRIES
-BULK_BYTES_MAX: Final[int] = _lib.UL_BULK_BYTES_MAX
+RECEIVE_BYTES_MAX: Final[int] = _lib.UL_BULK_BYTES_MAX  # what EVENT_READABLE asks for
 BUFFERS_MAX: Final = 32768  # the kernel's limit for a buffer ring
 BUFFER_SIZE_MIN: Final = 64
-POOL_BYTES_MAX: Final = 2**31 - 1 - BULK_BYTES_MAX  # events carry offsets into the pool as int32
+POOL_BYTES_MAX: Final = 2**31 - 1  # events carry offsets into the pool as int32
+_SOCKET_NAME_BYTES: Final[int] = _lib.UL_SOCKET_NAME_BYTES
 DATAGRAM_BUFFERS_MAX: Final = 4096  # 1 GiB: as many as a pool can have
 COMPLETIONS_PER_ENTRY: Final = 8  # CQ entries for each SQ entry: multishot requests complete many times
 COMPLETIONS_MAX: Final = 2 * ENTRIES_MAX  # the kernel's IORING_MAX_CQ_ENTRIES
@@ -198,7 +200,8 @@ class Reactor:
         endpoints = _lib.ul_reactor_endpoints(pointer)
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
-        pool_bytes = self.options.buffers * self.options.buffer_size + BULK_BYTES_MAX
+        self._names = _ffi.new("char[]", 2 * _SOCKET_NAME_BYTES)
+        pool_bytes = self.options.buffers * self.options.buffer_size
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), pool_bytes)
         # The calls of the hot path are the C functions themselves, with their first argument beside them: a partial
         # would build an argument tuple twice.
@@ -228,6 +231,8 @@ class Reactor:
         self._stream_open_pipe: Callable[[int], int] = partial(_lib.ul_stream_open_pipe, streams)
         # token, wanted
         self.stream_read: Callable[[int, bool], int] = partial(_lib.ul_stream_read, streams)
+        # token, bytes received after EVENT_READABLE, or -errno
+        self.stream_received: Callable[[int, int], int] = partial(_lib.ul_stream_received, streams)
         # token, bytes
         self.stream_set_low_water: Callable[[int, int], int] = partial(_lib.ul_stream_set_low_water, streams)
         # token -> 0 or -errno of shutdown(2)
@@ -252,6 +257,7 @@ class Reactor:
         self.endpoint_abort: Callable[[int], int] = partial(_lib.ul_endpoint_abort, endpoints)
         self._datagram_pool: Pool | None = None
         self._operation_start: Callable[..., int] = partial(_lib.ul_operation_start, operations)
+        self._operation_poll: Callable[[int, int], int] = partial(_lib.ul_operation_poll, operations)
         self.operation_cancel: Callable[[int], int] = partial(_lib.ul_operation_cancel, operations)
 
     def events(self, count: int) -> Iterator[Event]:
@@ -309,6 +315,13 @@ class Reactor:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
         return _checked(self._stream_open(fd))
 
+    def socket_names(self, fd: int) -> tuple[bytes, bytes]:
+        """The sockaddrs of a socket and of its peer; empty for one that it has not."""
+        lengths = _lib.ul_socket_names(fd, self._names)
+        names = _ffi.buffer(self._names)
+        peer = _SOCKET_NAME_BYTES
+        return names[: lengths & 0xFFFF], names[peer : peer + (lengths >> 16)]
+
     def stream_open_pipe(self, fd: int) -> int:
         """A token for what can be read but is no socket: a pipe, a terminal. It writes nothing. Raises OSError."""
         return _checked(self._stream_open_pipe(fd))
@@ -331,7 +344,7 @@ class Reactor:
 
     def poll_start(self, fd: int, mask: int) -> int:
         """A token for one wait until `fd` is ready for `mask` (poll(2)). Raises OSError."""
-        return self.operation_start(OP_POLL_ADD, fd, 0, 0, 0, mask, 0, 0)
+        return _checked(self._operation_poll(fd, mask))
 
     def operation_start(
         self,

@@ -31,6 +31,7 @@ from uringloop.reactor import (
     EVENT_ENDPOINT_LOST,
     EVENT_EOF,
     EVENT_LOST,
+    EVENT_READABLE,
     NANOSECONDS,
     Event,
     leave_to_kernel,
@@ -59,6 +60,7 @@ class StreamOwner(Protocol):
         """What the kernel may still read."""
 
     def on_loop_closed(self) -> None: ...
+    def on_readable(self, room: int) -> None: ...
     def on_eof(self) -> None: ...
     def on_lost(self, error: int) -> None: ...
     def on_drained(self, left: int, released: int) -> None: ...
@@ -247,7 +249,9 @@ class RingSelector(_BaseSelectorImpl):
 
     def hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         """Hand out an event that is not DATA; core/engine.h tells what its values are."""
-        if kind == EVENT_DATAGRAM:
+        if kind == EVENT_READABLE:
+            self.streams[token].on_readable(a)
+        elif kind == EVENT_DATAGRAM:
             self.endpoints[token].on_datagram(a, b, True)  # the loop does it itself when it knows better
         elif kind == EVENT_DONE:
             self._on_done(token, a)

@@ -14,16 +14,18 @@ is over, or the loop is closed. On asyncio such a call never returns.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from uringloop import compat, splice
 
 if TYPE_CHECKING:
     from uringloop.operations import Operations
+    from uringloop.reactor import Reactor
+    from uringloop.selector import RingSelector
 
 _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
@@ -59,7 +61,11 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     _debug: bool
     _kept: KeptSockets
+    _native_transports: Mapping[int, Any]
+    _transports: Mapping[int, Any]  # asyncio's own
     _operations: Operations
+    _reactor: Reactor
+    _selector: RingSelector
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         self._check_socket(sock)
@@ -67,7 +73,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recv(n)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
+        return await self._when_ready(sock, select.POLLIN, sock.recv, n)
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         self._check_socket(sock)
@@ -75,7 +81,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recv_into(buf)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv_into(buf))
+        return await self._when_ready(sock, select.POLLIN, sock.recv_into, buf)
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         self._check_socket(sock)
@@ -83,7 +89,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recvfrom(bufsize)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom(bufsize))
+        return await self._when_ready(sock, select.POLLIN, sock.recvfrom, bufsize)
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         self._check_socket(sock)
@@ -93,7 +99,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recvfrom_into(buf, nbytes)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom_into(buf, nbytes))
+        return await self._when_ready(sock, select.POLLIN, sock.recvfrom_into, buf, nbytes)
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         self._check_socket(sock)
@@ -101,10 +107,12 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             sent = sock.send(data)
         except _WOULD_BLOCK:
             sent = 0
+        if type(data) is bytes and sent == len(data):
+            return
         with memoryview(data) as items, items.cast("B") as view:
             while sent < len(view):
                 rest = view[sent:]
-                sent += await self._when_ready(sock, select.POLLOUT, partial(sock.send, rest))
+                sent += await self._when_ready(sock, select.POLLOUT, sock.send, rest)
 
     async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
         self._check_socket(sock)
@@ -112,7 +120,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.sendto(data, address)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLOUT, lambda: sock.sendto(data, address))
+        return await self._when_ready(sock, select.POLLOUT, sock.sendto, data, address)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         self._check_socket(sock)
@@ -127,9 +135,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             pass
         else:
             return
-        error = await self._when_ready(
-            sock, select.POLLOUT, lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        )
+        error = await self._when_ready(sock, select.POLLOUT, sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")
 
@@ -142,26 +148,47 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         connection.setblocking(False)
         return connection, address
 
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        # Called with a number or a socket; asyncio looks at its own transports, of which there are few.
+        if self._native_transports:
+            number = fd if isinstance(fd, int) else self._selector.fileno(fd)
+            transport = self._native_transports.get(number)
+            if transport is not None and not transport.is_closing():
+                raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+        if self._transports:
+            super()._ensure_fd_no_transport(fd)  # type: ignore[misc]
+
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
         # asyncio has checked the arguments, and makes up for what cannot be sent so.
         fd = splice.regular_file(file)
         return await splice.send_file(self._operations, _Target(self, sock), fd, offset, count, any_error=True)
 
     def _check_socket(self, sock: socket.socket) -> None:
-        compat.check_ssl_socket(sock)
+        if type(sock) is not socket.socket:
+            compat.check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
+    async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[..., _T], *arguments: Any) -> _T:
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)  # type: ignore[attr-defined]
+        self._ensure_fd_no_transport(fd)
         self._kept.keep(sock)
         try:
             while True:
-                await self._operations.ready(fd, mask)
+                # As in Operations.ready, without the cost of one more coroutine.
+                waiting = self.create_future()
+                token = self._reactor.poll_start(fd, mask)
+                self._selector.waiting[token] = waiting
                 try:
-                    return call()
+                    result = await waiting
+                except BaseException:
+                    self._reactor.operation_cancel(token)
+                    raise
+                if result < 0:
+                    raise OSError(-result, os.strerror(-result))
+                try:
+                    return call(*arguments)
                 except _WOULD_BLOCK:
                     pass
         finally:

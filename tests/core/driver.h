@@ -19,6 +19,7 @@ struct heard {
     uint32_t drained;  /* how often */
     uint32_t released; /* pinned buffers, all together */
     int32_t left;      /* bytes in the queue when DRAINED was last told */
+    int32_t room;      /* of READABLE, until it is answered */
 };
 
 struct accepted {
@@ -53,7 +54,11 @@ struct driver {
     size_t accepted_count;
     struct done *done;
     size_t done_count;
+    bool holds_readable; /* the test answers READABLE itself */
 };
+
+/* Answers READABLE. */
+void driver_received(struct driver *driver, int32_t token, int32_t result);
 
 /* The reactors that a test should hold on: the usual one, and those on which what is rare elsewhere is the rule. */
 struct setting {

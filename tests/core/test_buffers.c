@@ -17,7 +17,7 @@ static void open_pool(bool incremental) {
     if (error == -EPERM || error == -ENOSYS)
         check_skip("no io_uring: %s", strerror(-error));
     CHECK_INT(error, ==, 0);
-    error = ul_buffers_open(&buffers, &ring, 0, COUNT, SIZE, 0, incremental);
+    error = ul_buffers_open(&buffers, &ring, 0, COUNT, SIZE, incremental);
     if (error == -EINVAL && incremental)
         check_skip("no incremental buffers before Linux 6.12");
     CHECK_INT(error, ==, 0);
@@ -152,7 +152,7 @@ static void a_completion_without_bytes_gives_its_buffer_back(void) {
 static void a_refused_pool_leaves_nothing(void) {
     open_pool(false);
     ul_buffers_close(&buffers, &ring, false);
-    CHECK_INT(ul_buffers_open(&buffers, &ring, 0, 3, SIZE, 0, false), ==, -EINVAL); /* not a power of two */
+    CHECK_INT(ul_buffers_open(&buffers, &ring, 0, 3, SIZE, false), ==, -EINVAL); /* not a power of two */
     CHECK(!buffers.open && !buffers.pool && !buffers.ring);
     close_pool();
 }
@@ -172,7 +172,7 @@ static void close_unmaps_the_pool(void) {
 static void the_group_can_be_registered_again_after_a_close(void) {
     open_pool(false);
     ul_buffers_close(&buffers, &ring, false);
-    CHECK_INT(ul_buffers_open(&buffers, &ring, 0, COUNT, SIZE, 0, false), ==, 0);
+    CHECK_INT(ul_buffers_open(&buffers, &ring, 0, COUNT, SIZE, false), ==, 0);
     close_pool();
 }
 

@@ -71,7 +71,7 @@ static void turn(void) {
 static void check_events(void) {
     for (uint32_t i = 0; i < engine->event_count; i++) {
         const int32_t *event = engine->events + i * UL_EVENT_INTS;
-        CHECK(event[0] >= UL_EVENT_DATA && event[0] <= UL_EVENT_DONE);
+        CHECK((event[0] >= UL_EVENT_DATA && event[0] <= UL_EVENT_DONE) || event[0] == UL_EVENT_READABLE);
         CHECK_INT(event[1], >=, 0);
         if (event[0] == UL_EVENT_DATA) {
             CHECK(event[2] >= 0 && event[2] < event[3]);
@@ -111,7 +111,8 @@ static void call_the_stream(int32_t token) {
         CHECK_INT(ul_stream_queued(streams, token), >=, 0);
         break;
     case 9:
-        ul_streams_receive_bulk(streams);
+        ul_streams_tell_readable(streams);
+        ul_stream_received(streams, token, (int32_t)check_random() >> check_below(32));
         break;
     case 10:
         if (check_one_in(20))

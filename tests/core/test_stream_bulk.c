@@ -1,6 +1,5 @@
-/* Streams with large messages: they change to bulk mode, in which the core receives as much as one tick has room for, and back. */
-#include <sys/socket.h>
-#include <unistd.h>
+/* Streams with large messages: they change to bulk mode, in which their owner receives, and back. */
+#include <errno.h>
 
 #include "check.h"
 #include "driver.h"
@@ -95,138 +94,83 @@ static void changes_of_mode_at_random_lose_nothing(void) {
     end(driver, &connection);
 }
 
-/* --- more than a tick has room for ------------------------------------------------------------------------------------------------- */
+/* --- between the event and the receive ---------------------------------------------------------------------------------------------- */
 
-#define CROWD 12
-#define LARGE 60000U /* less than a Unix socket holds; those of the crowd are several times what a tick takes */
-
-static struct ul_stream *stream_of(const struct driver *driver, const struct connection *connection) {
-    return ul_table_get(&driver->streams->table, connection->token);
+static struct heard *open_told(struct driver **driver, struct connection *connection) {
+    *driver = open_bulk(connection);
+    struct heard *heard = driver_heard(*driver, connection->token);
+    (*driver)->holds_readable = true;
+    pattern_fill(message, MESSAGE_BYTES, 1, heard->got.length);
+    CHECK_INT(peer_send(&connection->peer, message, MESSAGE_BYTES), ==, MESSAGE_BYTES);
+    UNTIL(*driver, heard->room);
+    return heard;
 }
 
-static size_t got(struct driver *driver, const struct connection *connection) { return driver_heard(driver, connection->token)->got.length; }
-
-static void send_large(struct driver *driver, struct connection *connection) {
-    static char large[LARGE];
-    pattern_fill(large, sizeof large, 1, got(driver, connection));
-    CHECK_INT(peer_send(&connection->peer, large, sizeof large), ==, sizeof large);
+static void end_told(struct driver *driver, struct connection *connection, size_t before) {
+    driver->holds_readable = false;
+    UNTIL(driver, driver_heard(driver, connection->token)->got.length == before + MESSAGE_BYTES);
+    exchange(driver, connection, MESSAGE_BYTES);
+    end(driver, connection);
 }
 
-/* Streams in bulk mode that all have much to receive, of which a tick has received a part. */
-static struct driver *open_crowd(struct connection *crowd, size_t *before) {
-    struct driver *driver = driver_open(&setting->options);
-    for (int i = 0; i < CROWD; i++) {
-        crowd[i] = connection_open(driver, family);
-        ul_stream_read(driver->streams, crowd[i].token, true);
-        CHECK_UNTIL(stream_of(driver, &crowd[i])->read_mode == UL_READ_BULK, exchange(driver, &crowd[i], MESSAGE_BYTES));
-    }
+static void it_is_told_once(void) {
+    struct driver *driver;
+    struct connection connection;
+    struct heard *heard = open_told(&driver, &connection);
+    heard->room = 0;
     driver_fence(driver);
-    for (int i = 0; i < CROWD; i++) {
-        before[i] = got(driver, &crowd[i]);
-        send_large(driver, &crowd[i]);
-    }
-    uint64_t bytes = driver_report(driver).stats.bytes_received;
-    CHECK_UNTIL(driver_report(driver).stats.bytes_received > bytes, driver_tick(driver, MILLISECOND));
-    CHECK_INT(driver_report(driver).stats.bytes_received - bytes, <=, UL_BULK_BYTES_MAX);
-    return driver;
+    CHECK_INT(heard->room, ==, 0);
+    CHECK_INT(driver_report(driver).in_flight, ==, 1); /* nothing waits for more of it */
+    driver_received(driver, connection.token, -EAGAIN); /* armed again, it fires again */
+    end_told(driver, &connection, heard->got.length);
 }
 
-/* One of those that are still to be received from; the last in line. */
-static int left_over(struct driver *driver, struct connection *crowd) {
-    for (int i = CROWD - 1; i >= 0; i--)
-        if (stream_of(driver, &crowd[i])->read_state == UL_READ_READABLE)
-            return i;
-    check_fail(__FILE__, __LINE__, "none is left over");
-    return -1;
+static void one_that_stops_reading_then_hears_of_it_when_it_reads_again(void) {
+    struct driver *driver;
+    struct connection connection;
+    struct heard *heard = open_told(&driver, &connection);
+    ul_stream_read(driver->streams, connection.token, false);
+    heard->room = 0;
+    driver_fence(driver);
+    CHECK_INT(heard->room, ==, 0);
+    driver_received(driver, connection.token, 100); /* an answer that nobody waits for any more */
+    CHECK_INT(driver_report(driver).stats.bytes_received, ==, heard->got.length);
+    ul_stream_read(driver->streams, connection.token, true);
+    end_told(driver, &connection, heard->got.length);
 }
 
-static void end_crowd(struct driver *driver, struct connection *crowd, int but) {
-    for (int i = 0; i < CROWD; i++) {
-        pattern_check(&driver_heard(driver, crowd[i].token)->got, 1);
-        if (i != but)
-            connection_close(driver, &crowd[i]);
-    }
+static void one_that_closes_then_is_lost(void) {
+    struct driver *driver;
+    struct connection connection;
+    struct heard *heard = open_told(&driver, &connection);
+    ul_stream_close(driver->streams, connection.token);
+    driver_received(driver, connection.token, 100);
+    UNTIL(driver, heard->lost);
+    CHECK_INT(heard->error, ==, 0);
+    connection_finish(driver, &connection);
     driver_close(driver);
 }
 
-static void what_a_tick_has_no_room_for_comes_in_the_next(void) {
-    struct connection crowd[CROWD];
-    size_t before[CROWD];
-    struct driver *driver = open_crowd(crowd, before);
-    int left = left_over(driver, crowd);
-    while (stream_of(driver, &crowd[left])->read_state == UL_READ_READABLE)
-        driver_tick(driver, -1); /* does not sleep: some have bytes */
-    for (int i = 0; i < CROWD; i++)
-        UNTIL(driver, got(driver, &crowd[i]) == before[i] + LARGE);
-    end_crowd(driver, crowd, -1);
+static void one_that_has_received_all_it_could_is_told_again_at_once(void) {
+    struct driver *driver;
+    struct connection connection;
+    struct heard *heard = open_told(&driver, &connection);
+    driver_received(driver, connection.token, UL_BULK_BYTES_MAX);
+    driver_tick(driver, -1); /* does not sleep, though no poll is armed */
+    CHECK_INT(heard->room, >, 0);
+    driver_received(driver, connection.token, -EAGAIN);
+    end_told(driver, &connection, heard->got.length);
 }
 
-static void one_that_stops_reading_before_its_turn_receives_nothing(void) {
-    struct connection crowd[CROWD];
-    size_t before[CROWD];
-    struct driver *driver = open_crowd(crowd, before);
-    int left = left_over(driver, crowd);
-    ul_stream_read(driver->streams, crowd[left].token, false);
-    driver_fence(driver);
-    CHECK_INT(got(driver, &crowd[left]), ==, before[left]);
-    ul_stream_read(driver->streams, crowd[left].token, true);
-    UNTIL(driver, got(driver, &crowd[left]) == before[left] + LARGE);
-    end_crowd(driver, crowd, -1);
-}
-
-static void one_that_stops_and_reads_again_before_its_turn_receives_once(void) {
-    struct connection crowd[CROWD];
-    size_t before[CROWD];
-    struct driver *driver = open_crowd(crowd, before);
-    int left = left_over(driver, crowd);
-    for (int i = 0; i < 3; i++) {
-        ul_stream_read(driver->streams, crowd[left].token, false);
-        ul_stream_read(driver->streams, crowd[left].token, true);
-    }
-    UNTIL(driver, got(driver, &crowd[left]) == before[left] + LARGE);
-    driver_fence(driver);
-    CHECK_INT(driver->streams->readable.count, ==, 0);
-    end_crowd(driver, crowd, -1);
-}
-
-static void one_that_closes_before_its_turn_receives_nothing(void) {
-    struct connection crowd[CROWD];
-    size_t before[CROWD];
-    struct driver *driver = open_crowd(crowd, before);
-    int left = left_over(driver, crowd);
-    ul_stream_close(driver->streams, crowd[left].token);
-    UNTIL(driver, driver_heard(driver, crowd[left].token)->lost);
-    CHECK_INT(got(driver, &crowd[left]), ==, before[left]);
-    close(crowd[left].fd);
-    peer_free(&crowd[left].peer);
-    end_crowd(driver, crowd, left);
-}
-
-/* A peer that sends without end takes all the room of each tick, but not for ever. */
-static void the_others_have_their_turn(void) {
-    static char much[UL_BULK_BYTES_MAX];
-    struct connection greedy, modest;
-    family = FAMILY_TCP; /* a Unix socket never has that much */
-    struct driver *driver = open_bulk(&greedy);
-    modest = connection_open(driver, family);
-    ul_stream_read(driver->streams, modest.token, true);
-    CHECK_UNTIL(stream_of(driver, &modest)->read_mode == UL_READ_BULK, exchange(driver, &modest, MESSAGE_BYTES));
-    size_t sent = got(driver, &greedy), before = got(driver, &modest);
-    int most_turns = 0;
-    for (int i = 0; i < 200; i++) { /* until the kernel has made its buffers large enough, and some more */
-        pattern_fill(much, sizeof much, 1, sent);
-        sent += peer_send(&greedy.peer, much, sizeof much);
-        driver_tick(driver, 0);
-        if (stream_of(driver, &greedy)->turns > most_turns)
-            most_turns = stream_of(driver, &greedy)->turns;
-        if (i == 100)
-            send_large(driver, &modest);
-    }
-    CHECK_INT(most_turns, >, 1);
-    CHECK_INT(got(driver, &modest), ==, before + LARGE);
-    UNTIL(driver, got(driver, &greedy) == sent);
-    connection_close(driver, &modest);
-    end(driver, &greedy);
+static void a_failed_receive_ends_it(void) {
+    struct driver *driver;
+    struct connection connection;
+    struct heard *heard = open_told(&driver, &connection);
+    driver_received(driver, connection.token, -ETIMEDOUT);
+    UNTIL(driver, heard->lost);
+    CHECK_INT(heard->error, ==, ETIMEDOUT);
+    connection_finish(driver, &connection);
+    driver_close(driver);
 }
 
 /* --- the end ----------------------------------------------------------------------------------------------------------------------- */
@@ -268,14 +212,14 @@ int main(int count, char **arguments) {
             RUN(large_messages_change_the_mode_and_small_ones_change_it_back);
             RUN(one_message_does_not_change_the_mode);
             RUN(changes_of_mode_at_random_lose_nothing);
-            RUN(what_a_tick_has_no_room_for_comes_in_the_next);
-            RUN(one_that_stops_reading_before_its_turn_receives_nothing);
-            RUN(one_that_stops_and_reads_again_before_its_turn_receives_once);
-            RUN(one_that_closes_before_its_turn_receives_nothing);
+            RUN(it_is_told_once);
+            RUN(one_that_stops_reading_then_hears_of_it_when_it_reads_again);
+            RUN(one_that_closes_then_is_lost);
+            RUN(one_that_has_received_all_it_could_is_told_again_at_once);
+            RUN(a_failed_receive_ends_it);
             RUN(the_end_of_the_peer_is_received_once);
         }
         check_section(setting->name);
-        RUN(the_others_have_their_turn);
         RUN(a_reset_is_lost_with_its_error);
     }
     return check_end();

@@ -19,7 +19,7 @@ static void *ul_map_private(size_t bytes) {
 
 static size_t ul_ring_bytes(const struct ul_buffers *buffers) { return buffers->count * sizeof(struct io_uring_buf); }
 
-size_t ul_buffers_bytes(const struct ul_buffers *buffers) { return (size_t)buffers->count * buffers->size + buffers->spare; }
+size_t ul_buffers_bytes(const struct ul_buffers *buffers) { return (size_t)buffers->count * buffers->size; }
 
 static void ul_buffers_free(struct ul_buffers *buffers) {
     if (buffers->pool)
@@ -64,12 +64,10 @@ int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring) {
     return 0;
 }
 
-int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, uint32_t spare,
-                    bool incremental) {
+int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, bool incremental) {
     memset(buffers, 0, sizeof *buffers);
     buffers->count = count;
     buffers->size = size;
-    buffers->spare = spare;
     buffers->group = group;
     buffers->incremental = incremental;
     buffers->ring = ul_map_private(ul_ring_bytes(buffers));

@@ -17,8 +17,7 @@ struct ul_buffers {
     uint32_t count;            /* a power of two */
     uint32_t size;             /* bytes each */
     struct io_uring_buf *ring; /* shared with the kernel, which reads entries below the tail */
-    char *pool;                /* count * size bytes, and behind them `spare` bytes that are not the kernel's */
-    uint32_t spare;
+    char *pool;                /* count * size bytes */
     uint32_t *consumed;        /* by buffer: bytes that receives have filled so far */
     uint16_t *returned;        /* buffers to give back at the next tick */
     uint32_t returned_count;
@@ -33,8 +32,7 @@ struct ul_span {
 };
 
 /* A pool, registered with the ring, or with none yet if that is NULL. 0 or -errno, and then there is no pool. */
-int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, uint32_t spare,
-                    bool incremental);
+int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t group, uint32_t count, uint32_t size, bool incremental);
 
 /* The same pool, all of it the kernel's again, on another ring. 0 or -errno. */
 int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring);
@@ -52,7 +50,7 @@ struct ul_span ul_buffers_take(struct ul_buffers *buffers, uint32_t cqe_flags, i
 /* Give the returned buffers to the kernel: their bytes may be overwritten from now on. */
 void ul_buffers_recycle(struct ul_buffers *buffers);
 
-/* Memory that the pool and what is spare behind it occupy, bytes. */
+/* Memory that the pool occupies, bytes. */
 size_t ul_buffers_bytes(const struct ul_buffers *buffers);
 
 #endif

@@ -18,11 +18,14 @@ SOURCES = sorted(path.name for path in CORE.glob("*.c") if path.name != "_core.c
 # socket has room for. The code that cffi generates is told apart by the name of the function it is in, at compile time.
 PREAMBLE = r"""
 #include "reactor.h"
+#include "names.h"
 #include "sendfile.h"
 
 #define UL_IN(function) (__builtin_strcmp(__func__, "_cffi_f_" function) == 0)
-#define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_endpoint_write") || \
-                      UL_IN("ul_endpoint_queued") || UL_IN("ul_operation_start") || UL_IN("ul_reactor_set_deadline"))
+#define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_stream_received") || \
+                      UL_IN("ul_socket_names") || \
+                      UL_IN("ul_endpoint_write") || UL_IN("ul_endpoint_queued") || \
+                      UL_IN("ul_operation_start") || UL_IN("ul_operation_poll") || UL_IN("ul_reactor_set_deadline"))
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

@@ -11,11 +11,13 @@ enum ul_event_kind {
     UL_EVENT_ENDPOINT_ERROR,
     UL_EVENT_ENDPOINT_DRAINED,
     UL_EVENT_ENDPOINT_LOST,
+    UL_EVENT_READABLE,
     ...
 };
+#define UL_BULK_BYTES_MAX ...
+#define UL_SOCKET_NAME_BYTES ...
 #define UL_EVENTS_MAX ...
 #define UL_TURN_DUE ...
-#define UL_BULK_BYTES_MAX ...
 #define UL_DATAGRAM_BUFFER_BYTES ...
 #define UL_NAME_BYTES ...
 #define UL_NAME_BITS ...
@@ -146,6 +148,7 @@ char *ul_reactor_datagram_pool(const struct ul_reactor *reactor);
 int32_t ul_stream_open(struct ul_streams *streams, int fd);
 int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd);
 int ul_stream_read(struct ul_streams *streams, int32_t token, bool wanted);
+int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result);
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 int64_t ul_stream_write_pinned(struct ul_streams *streams, int32_t token, const char *data, size_t length);
 int64_t ul_stream_send_now(struct ul_streams *streams, int32_t token, const char *data, size_t length);
@@ -169,6 +172,9 @@ int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token);
 
 int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3);
+int32_t ul_operation_poll(struct ul_operations *operations, int fd, uint32_t mask);
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
 
 int64_t ul_sendfile_cached(int socket, int file, uint64_t offset, size_t count);
+
+int ul_socket_names(int fd, char *names);

@@ -71,7 +71,7 @@ static int ul_endpoints_open_buffers(struct ul_endpoints *endpoints) {
     /* While the reactor moves, the ring is another thread's; the move registers the pool with the next one. */
     struct ul_ring *ring = endpoints->engine->moving ? NULL : &endpoints->engine->ring;
     /* Not incremental: what is left of a buffer would truncate the next datagram. */
-    return ul_buffers_open(&endpoints->buffers, ring, UL_DATAGRAM_GROUP, endpoints->buffer_count, UL_DATAGRAM_BUFFER_BYTES, 0, false);
+    return ul_buffers_open(&endpoints->buffers, ring, UL_DATAGRAM_GROUP, endpoints->buffer_count, UL_DATAGRAM_BUFFER_BYTES, false);
 }
 
 int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhead) {

@@ -21,6 +21,7 @@ enum ul_event_kind {
     UL_EVENT_ENDPOINT_ERROR = 7,   /* endpoint; errno, 0: of one datagram, the endpoint goes on */
     UL_EVENT_ENDPOINT_DRAINED = 8, /* endpoint; 0, 0: no more is queued than was asked for */
     UL_EVENT_ENDPOINT_LOST = 9,    /* endpoint; 0, 0: all its requests are done, its token is void */
+    UL_EVENT_READABLE = 10,        /* stream; so many bytes at the most, 0: its owner is to receive them, and to call ul_stream_received */
 };
 #define UL_EVENT_INTS 4
 #define UL_EVENTS_MAX 1024 /* a tick leaves what is more in the CQ for the next; 16 KiB, so that the array stays in the L1 cache */
@@ -72,7 +73,7 @@ struct ul_stats {
     uint64_t receive_arms;       /* multishot receives submitted */
     uint64_t receive_rearms;     /* of them, those after one had ended by itself */
     uint64_t receive_starved;    /* ENOBUFS: the buffer pool was empty */
-    uint64_t receives_bulk;      /* receives of bulk streams, by recv(2) */
+    uint64_t receives_bulk;      /* receives of bulk streams, by their owners */
     uint64_t bytes_received;
     uint64_t sends;              /* send requests submitted */
     uint64_t sends_direct;       /* large writes taken by send(2) at once */

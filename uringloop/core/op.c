@@ -29,6 +29,10 @@ int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, in
     return operation->entry.token;
 }
 
+int32_t ul_operation_poll(struct ul_operations *operations, int fd, uint32_t mask) {
+    return ul_operation_start(operations, IORING_OP_POLL_ADD, fd, 0, 0, 0, mask, 0, 0);
+}
+
 int ul_operation_cancel(struct ul_operations *operations, int32_t token) {
     struct ul_operation *operation = ul_table_get(&operations->table, token);
     if (!operation)

@@ -26,6 +26,9 @@ void ul_operations_destroy(struct ul_operations *operations);
 int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, int fd, uint64_t addr, uint32_t len, uint64_t off, uint32_t op_flags,
                            int32_t file_index, uint64_t addr3);
 
+/* Start a wait until `fd` is ready for this mask (poll(2)). Its token, or -ENOMEM. */
+int32_t ul_operation_poll(struct ul_operations *operations, int fd, uint32_t mask);
+
 /* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
 

@@ -34,7 +34,7 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     error = ul_files_open(&engine->files, &engine->ring, options->files);
     if (error)
         return error;
-    error = ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, UL_BULK_BYTES_MAX, options->incremental);
+    error = ul_buffers_open(&engine->buffers, &engine->ring, 0, options->buffer_count, options->buffer_size, options->incremental);
     return error || !options->hardened ? error : ul_restrictions_register(&engine->ring);
 }
 
@@ -313,7 +313,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
         ul_reactor_reap(reactor);
     if (!error)
         error = ul_reactor_catch_up(reactor);
-    ul_streams_receive_bulk(&reactor->streams);
+    ul_streams_tell_readable(&reactor->streams);
     if (error && !ul_reactor_has_something_to_tell(reactor))
         return error;
     return (int)engine->event_count;

@@ -6,7 +6,7 @@
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
  *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
- *           in bulk mode ARMED -> READABLE (has bytes that no tick had room for yet) -> ARMED
+ *           in bulk mode ARMED -> READABLE (has bytes) -> TOLD (its owner is to receive them) -> ARMED, or READABLE if there is more
  *   send    IDLE -> OFFERED (the socket takes it while it is submitted, or says how much it took) -> IDLE;
  *           IDLE -> WAITING (for room in the socket) -> IDLE
  *   slot    NONE -> HELD -> CLEARING -> NONE;  emptied in one batch with the last send
@@ -19,7 +19,7 @@
 #include "sendqueue.h"
 
 enum ul_stream_life { UL_STREAM_OPEN, UL_STREAM_CLOSING, UL_STREAM_ABORTING, UL_STREAM_LOST };
-enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_READABLE, UL_READ_ENDED };
+enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_READABLE, UL_READ_TOLD, UL_READ_ENDED };
 enum ul_read_mode { UL_READ_MULTISHOT, UL_READ_BULK };
 enum ul_send_state { UL_SEND_IDLE, UL_SEND_OFFERED, UL_SEND_WAITING };
 enum ul_slot_state { UL_SLOT_NONE, UL_SLOT_HELD, UL_SLOT_CLEARING };
@@ -37,11 +37,11 @@ struct ul_stream {
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
-    bool is_pipe; /* read with read(2), and always in bulk mode; it has no slot, and nothing is sent */
+    bool is_pipe; /* always in bulk mode; it has no slot, and nothing is sent */
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
     bool in_readable;          /* in that list */
-    uint8_t turns;             /* bulk receives in a row that took all the room there was */
+    bool at_end;               /* its owner has received the end, and is to be told so */
     bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
@@ -56,7 +56,7 @@ struct ul_streams {
     /* By token; tokens gone stale are skipped. A stream stands once at the most in each but `starved`. */
     struct ul_token_list to_flush;   /* has something to send at the end of the turn */
     struct ul_token_list to_confirm; /* has inline requests submitted or about to be */
-    struct ul_token_list readable;   /* bulk streams that have bytes */
+    struct ul_token_list readable;   /* bulk streams that have bytes, of which no owner has been told yet */
     struct ul_token_list starved;    /* waits for a buffer */
     struct ul_token_list lost;       /* over, but not reported yet */
     bool urgent; /* the next enter must not sleep: what it confirms has something to tell, or streams starve while there are buffers */
@@ -100,13 +100,16 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 
-/* What bulk streams receive in a tick, all together: as much as stays in the cache until it is processed. It lies behind the buffer pool. */
-#define UL_BULK_BYTES_MAX (256U * 1024U)
+/* What a bulk stream receives at once: as on asyncio, and as much as stays in the cache until it is processed. */
+#define UL_BULK_BYTES_MAX (256 * 1024)
+
+/* The owner's answer to READABLE: what read(2) returned, or -errno. EOF follows a 0, and LOST an error. */
+int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result);
 
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report
  * what is over; make every request again, for the ring that had them is gone. */
 void ul_streams_flush(struct ul_streams *streams);
-void ul_streams_receive_bulk(struct ul_streams *streams);
+void ul_streams_tell_readable(struct ul_streams *streams);
 void ul_streams_feed_starved(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_streams_confirm(struct ul_streams *streams);

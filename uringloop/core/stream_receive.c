@@ -2,15 +2,13 @@
  *
  * Multishot: one recv armed for good, fed from the provided buffers; no system call and no request a message. But what one batch reads is
  * processed only after all of it has been read, and large messages of many streams have left the cache by then.
- * Bulk: the core waits for readiness, and takes the bytes with recv(2), in each tick no more than stay in the cache until they are processed;
- * whoever has more waits for the next. A system call a message, which is little beside copying it. Also, what is not read stays in the socket.
+ * Bulk: the core waits for readiness, and tells the owner, who takes the bytes with read(2) to where they are to be, and has processed them
+ * before the next owner does. A system call a message, which is little beside copying it. Also, what is not read stays in the socket.
  * A stream begins in multishot mode, and changes when its usual receive would be better off in the other.
  * What is no socket is always read in bulk mode: multishot reads (6.7) would cost some percent less, but take a FIFO that no writer has opened
  * yet for ended, and of a pipe in packet mode they lose what does not fit the rest of a buffer. A reader cannot tell that it is one.
  */
 #include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "ring_fault.h"
 #include "stream_parts.h"
@@ -27,11 +25,6 @@
 #define UL_RECEIVE_BYTES_MAX (64 * 1024)
 /* What is usual changes by this part of what is new. */
 #define UL_USUAL_SHARE 4
-/* Room for less is left to the next tick: a message cut in two costs a system call more. */
-#define UL_BULK_ROOM_MIN (64U * 1024U)
-/* A stream that takes all the room goes on in the next tick, before the others: its peer, which waits for the rest, is woken once for it and
- * not for each part. After so many ticks it is another's turn. */
-#define UL_BULK_TURNS 8
 
 void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream, enum ul_read_state at_rest) {
     stream->read_wanted = false;
@@ -163,9 +156,7 @@ static void ul_stream_list_readable(struct ul_streams *streams, struct ul_stream
     if (stream->in_readable)
         return;
     stream->in_readable = true;
-    bool goes_on = stream->turns % UL_BULK_TURNS;
-    /* There is room, see ul_streams_reserve_lists. */
-    (goes_on ? ul_token_list_push_first : ul_token_list_push)(&streams->readable, stream->entry.token);
+    ul_token_list_push(&streams->readable, stream->entry.token); /* there is room, see ul_streams_reserve_lists */
 }
 
 void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream, int32_t result) {
@@ -179,42 +170,46 @@ void ul_stream_on_readable(struct ul_streams *streams, struct ul_stream *stream,
         stream->read_state = UL_READ_IDLE;
 }
 
-/* Receive into the bulk area from this offset on; the bytes received. */
-static uint32_t ul_stream_receive_bulk(struct ul_streams *streams, struct ul_stream *stream, uint32_t offset) {
+/* What to do next is settled before the owner makes anything of the bytes: it may stop reading, or close, while it does. */
+int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result) {
     struct ul_engine *engine = streams->engine;
-    uint32_t start = engine->buffers.count * engine->buffers.size + offset;
-    size_t room = UL_FAULT_LENGTH(&engine->ring, SHORT_READ, UL_BULK_BYTES_MAX - offset);
-    char *place = engine->buffers.pool + start;
-    ssize_t received = stream->is_pipe ? read(stream->fd, place, room) : recv(stream->fd, place, room, MSG_DONTWAIT);
-    if (received <= 0) {
-        ul_stream_on_recv_end(streams, stream, received < 0 ? -errno : 0);
+    struct ul_stream *stream = ul_table_get(&streams->table, token);
+    if (!stream || stream->read_state != UL_READ_TOLD)
         return 0;
-    }
-    engine->stats.receives++;
-    engine->stats.receives_bulk++;
-    engine->stats.bytes_received += (uint64_t)received;
-    ul_emit(engine, UL_EVENT_DATA, stream->entry.token, (int32_t)start, (int32_t)(start + (uint32_t)received));
     stream->read_state = UL_READ_IDLE;
-    bool full = offset + (uint32_t)received == UL_BULK_BYTES_MAX;
-    stream->turns = full ? (uint8_t)(stream->turns + 1) : 0;
-    if (!ul_stream_outgrows_mode(stream, (uint32_t)received) && full)
-        ul_stream_list_readable(streams, stream); /* there is most likely more */
-    else
-        ul_stream_arm(streams, stream);
-    return (uint32_t)received;
+    if (result < 0) {
+        ul_stream_on_recv_end(streams, stream, result);
+    } else if (result == 0) {
+        stream->at_end = true; /* events are for ticks */
+        ul_stream_list_readable(streams, stream);
+    } else {
+        engine->stats.receives++;
+        engine->stats.receives_bulk++;
+        engine->stats.bytes_received += (uint64_t)result;
+        if (!ul_stream_outgrows_mode(stream, (uint32_t)result) && result >= UL_BULK_BYTES_MAX)
+            ul_stream_list_readable(streams, stream); /* there is most likely more */
+        else
+            ul_stream_arm(streams, stream);
+    }
+    return 0;
 }
 
-void ul_streams_receive_bulk(struct ul_streams *streams) {
-    uint32_t used = 0;
+void ul_streams_tell_readable(struct ul_streams *streams) {
+    struct ul_engine *engine = streams->engine;
     int32_t token;
-    while (UL_BULK_BYTES_MAX - used >= UL_BULK_ROOM_MIN && streams->engine->event_count < UL_EVENTS_MAX &&
-           ul_token_list_pop(&streams->readable, &token)) {
+    while (engine->event_count < UL_EVENTS_MAX && ul_token_list_pop(&streams->readable, &token)) {
         struct ul_stream *stream = ul_table_get(&streams->table, token);
         if (!stream)
             continue;
         stream->in_readable = false;
-        if (stream->read_state == UL_READ_READABLE)
-            used += ul_stream_receive_bulk(streams, stream, used);
+        if (stream->read_state != UL_READ_READABLE)
+            continue;
+        if (stream->at_end) {
+            ul_stream_on_recv_end(streams, stream, 0);
+            continue;
+        }
+        stream->read_state = UL_READ_TOLD;
+        ul_emit(engine, UL_EVENT_READABLE, token, UL_FAULT_LENGTH(&engine->ring, SHORT_READ, UL_BULK_BYTES_MAX), 0);
     }
 }
 

@@ -116,15 +116,6 @@ int ul_token_list_push(struct ul_token_list *list, int32_t token) {
     return 0;
 }
 
-int ul_token_list_push_first(struct ul_token_list *list, int32_t token) {
-    if (list->count == list->capacity && ul_token_list_grow(list) < 0)
-        return -1;
-    list->head = (list->head - 1) & (list->capacity - 1);
-    list->tokens[list->head] = token;
-    list->count++;
-    return 0;
-}
-
 bool ul_token_list_pop(struct ul_token_list *list, int32_t *token) {
     if (!list->count)
         return false;

@@ -52,7 +52,6 @@ struct ul_token_list {
 void ul_token_list_destroy(struct ul_token_list *list);
 int ul_token_list_reserve(struct ul_token_list *list, uint32_t room); /* 0, or -1 when memory is out */
 int ul_token_list_push(struct ul_token_list *list, int32_t token); /* 0, or -1 when memory is out */
-int ul_token_list_push_first(struct ul_token_list *list, int32_t token); /* the same; it is popped next */
 bool ul_token_list_pop(struct ul_token_list *list, int32_t *token);
 
 #endif

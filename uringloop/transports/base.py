@@ -7,6 +7,7 @@ import contextvars
 import enum
 import socket
 from asyncio import transports
+from collections import deque
 from typing import Any
 
 
@@ -62,6 +63,10 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
     def _maybe_resume_protocol(self) -> None:
         if self._protocol_paused:
             self._context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
+
+
+# Stands in where most transports have nothing to keep: an empty deque is larger than all else that a stream needs.
+NOTHING: deque[Any] = deque(maxlen=0)
 
 
 class ProtocolError(Exception):

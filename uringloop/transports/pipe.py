@@ -78,6 +78,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         "_context",
         "_eof_parked",
         "_fd",
+        "_is_buffered",
         "_life",
         "_loop",
         "_parked",
@@ -115,11 +116,11 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
             raise ValueError("Pipe transport is for pipes/sockets only.")
         os.set_blocking(self._fd, False)
         opened = loop._reactor.stream_open if stat.S_ISSOCK(mode) else loop._reactor.stream_open_pipe
-        self._expect_bytes(loop, opened(self._fd))
+        self._expect_bytes(loop, protocol)
+        self._receive_from(self._fd, opened(self._fd))
         self._selector.streams[self._token] = self
         self._pipe = pipe
         self._life = Life.OPEN
-        self.set_protocol(protocol)
         loop.call_soon(self.start, waiter)
 
     def get_protocol(self) -> asyncio.BaseProtocol:

@@ -1,8 +1,9 @@
 """What transports that read a stream of the core have in common: how their protocol is fed, pauses, and is changed.
 
-The selector takes a DATA event and calls this stream's sink with the bytes. The sink is `protocol.data_received`
+Small messages come as DATA events, and the loop's turn calls this stream's sink with them: `protocol.data_received`
 itself, in the transport's context, while reading flows; `_park` while it is paused; `_drop` once the transport is
-closing. So the hot path asks no questions.
+closing. So the hot path asks no questions. Large ones are received here, when the core says READABLE: straight into
+the object that the protocol is to have, or into the buffer that it hands out.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import os
 from asyncio.log import logger
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from uringloop.transports.base import Life, fill_buffer, is_buffered
+from uringloop.reactor import RECEIVE_BYTES_MAX, Reactor
+from uringloop.transports.base import NOTHING, Life, ProtocolError, fill_buffer, is_buffered
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
-    from uringloop.reactor import Reactor
     from uringloop.selector import RingSelector, Sink
+
+# os.read makes an object of all it might read, and cuts it down to what it has read. For so much memory glibc asks the
+# kernel, each time anew, until the first time that a piece of that size is given back to it: here.
+bytes(2 * RECEIVE_BYTES_MAX)
 
 
 class Reading(enum.Enum):
@@ -37,6 +43,8 @@ class ReceivingTransport:
 
     _context: contextvars.Context
     _eof_parked: bool
+    _fd: int
+    _is_buffered: bool
     _life: Life
     _loop: Loop
     _parked: deque[bytes]
@@ -48,16 +56,22 @@ class ReceivingTransport:
     _sink: Sink
     _token: int
 
-    def _expect_bytes(self, loop: Loop, token: int) -> None:
-        """Before there is a protocol: this is the stream of the core that they come from."""
+    def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
+        """Before there is a stream. Raises AttributeError for what is no protocol."""
         self._loop = loop
         self._selector = loop._selector
         self._reactor = loop._reactor
-        self._token = token
+        self._token = -1
         self._reading = Reading.WAITING
-        self._parked = deque()
+        self._parked = NOTHING
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self.set_protocol(protocol)
+
+    def _receive_from(self, fd: int, token: int) -> None:
+        """This is the stream of the core that the bytes come from."""
+        self._fd = fd
+        self._token = token
         self._selector.sinks[token] = (self._context.run, self._park)
 
     def on_receive_failed(self, exc: BaseException) -> None:
@@ -96,7 +110,8 @@ class ReceivingTransport:
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        receive = self._fill_buffers if is_buffered(protocol) else protocol.data_received  # type: ignore[attr-defined]
+        self._is_buffered = is_buffered(protocol)
+        receive = self._fill_buffers if self._is_buffered else protocol.data_received  # type: ignore[attr-defined]
         self._sink = (self._context.run, receive)
         current = self._selector.sinks.get(self._token)
         if current is not None and current[1] != self._park and self._life is Life.OPEN:
@@ -135,6 +150,50 @@ class ReceivingTransport:
             self._receive_stopped = False
             self._reactor.stream_read(self._token, True)
 
+    def on_readable(self, room: int) -> None:
+        """There are bytes, many as a rule: receive up to `room` of them to where the protocol wants them."""
+        if self._selector.sinks[self._token] is not self._sink:
+            self._stop_core()  # they stay where they are until they are wanted
+            return
+        try:
+            self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.on_receive_failed(exc)
+
+    def _receive_bytes(self, room: int) -> None:
+        try:
+            data = os.read(self._fd, room)
+        except OSError as exc:
+            self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
+            return
+        self._reactor.stream_received(self._token, len(data))
+        if data:
+            self._protocol.data_received(data)
+
+    def _receive_buffer(self, room: int) -> None:
+        method, protocol = "get_buffer", self._protocol
+        try:
+            buffer = protocol.get_buffer(-1)
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            if len(buffer) > room:
+                buffer = memoryview(buffer)[:room]
+            try:
+                count = os.readv(self._fd, (buffer,))
+            except OSError as exc:
+                self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
+                return
+            self._reactor.stream_received(self._token, count)
+            if count:
+                method = "buffer_updated"
+                protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            raise ProtocolError(method) from exc
+
     def _fill_buffers(self, data: bytes) -> None:
         protocol = self._protocol
         count = fill_buffer(protocol, data)
@@ -152,13 +211,18 @@ class ReceivingTransport:
         if self.is_reading():
             self._sink[1](data)  # we are in the context already
         else:
-            self._parked.appendleft(data)
+            self._keep_parked().appendleft(data)
 
     def _park(self, data: bytes) -> None:
         # The kernel is told to stop only when bytes come while reading is paused: most pauses end before that, and
         # then cost nothing.
-        self._parked.append(data)
+        self._keep_parked().append(data)
         self._stop_core()
+
+    def _keep_parked(self) -> deque[bytes]:
+        if self._parked is NOTHING:
+            self._parked = deque()
+        return self._parked
 
     def _stop_core(self) -> None:
         if not self._receive_stopped:

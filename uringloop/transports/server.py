@@ -11,7 +11,7 @@ from asyncio import trsock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from uringloop import compat
+from uringloop import addresses, compat
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.stream import StreamTransport
 
@@ -41,6 +41,8 @@ class Listener:
         self._protocol_factory = protocol_factory
         self._server = server
         self._tls = tls
+        # An fd is all that a transport needs; TLS goes the way of asyncio's transports, which have a socket.
+        self._is_plain = tls is None and sock.family in addresses.FAMILIES
         self._context = contextvars.copy_context() if context is None else context
         self._retry: asyncio.TimerHandle | None = None
         set_nodelay(sock)  # accepted sockets inherit it: no system call for each
@@ -61,26 +63,30 @@ class Listener:
         if fd < 0:
             self._on_failed(-fd)
             return
-        sock = socket.socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
+        sock = fd if self._is_plain else socket.socket(fileno=fd)
         try:
             context = self._context.copy()  # what the protocol changes is changed for this connection
-            self._connect(sock, context.run(self._protocol_factory), context)
-        except (SystemExit, KeyboardInterrupt):
-            sock.close()
-            raise
+            transport = self._connect(sock, context.run(self._protocol_factory), context)
         except BaseException as exc:
-            sock.close()
+            os.close(fd) if isinstance(sock, int) else sock.close()
+            if isinstance(exc, SystemExit | KeyboardInterrupt):
+                raise
             self._loop.call_exception_handler(
                 {"message": "Error on transport creation for incoming connection", "exception": exc}
             )
+            return
+        if transport is not None:
+            transport.start()
 
-    def _connect(self, sock: socket.socket, protocol: asyncio.BaseProtocol, context: contextvars.Context) -> None:
-        if self._tls is None:
-            StreamTransport(self._loop, sock, protocol, context, server=self._server).start()
-        else:
-            self._loop._make_ssl_transport(
-                sock, protocol, server_side=True, server=self._server, context=context, **self._tls
-            )
+    def _connect(
+        self, sock: socket.socket | int, protocol: asyncio.BaseProtocol, context: contextvars.Context
+    ) -> StreamTransport | None:
+        if self._tls is None or isinstance(sock, int):
+            return StreamTransport(self._loop, sock, protocol, context, server=self._server)
+        self._loop._make_ssl_transport(
+            sock, protocol, server_side=True, server=self._server, context=context, **self._tls
+        )
+        return None
 
     def _on_failed(self, error: int) -> None:
         exc = OSError(error, os.strerror(error))

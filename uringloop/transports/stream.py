@@ -1,6 +1,6 @@
 """TCP and Unix stream transports.
 
-The bytes' way in is in receiving.py.
+The bytes' way in is in `receiving.py`.
 
 The bytes' way out: `write` hands them to the core, which joins all that is written in one turn of the loop into one
 send at its end.
@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from uringloop import compat
+from uringloop import addresses, compat
 from uringloop.reactor import pin
-from uringloop.transports.base import Life, NativeTransport, ProtocolError, add_addresses, copied
+from uringloop.transports.base import NOTHING, Life, NativeTransport, ProtocolError, add_addresses, copied
 from uringloop.transports.receiving import Reading, ReceivingTransport
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_empty_waiter",
         "_eof_parked",
         "_eof_written",
+        "_fd",
+        "_is_buffered",
         "_lost_because",
         "_parked",
+        "_peername",
         "_pinned",
         "_reactor",
         "_reading",
@@ -58,6 +61,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_sink",
         "_sock",
         "_sock_fd",
+        "_sockname",
         "_stream_write",
         "_streams",
         "_token",
@@ -71,37 +75,49 @@ class StreamTransport(ReceivingTransport, NativeTransport):
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        sock: socket.socket | int,
         protocol: asyncio.BaseProtocol,
         context: contextvars.Context,
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> None:
+        """`sock`: a connected socket; or its fd if the family is one of `addresses.FAMILIES`, and then a socket object
+        is made when one is asked for. If this raises, it is still the caller's."""
         # What __del__ and __repr__ look at comes first: anything below may fail.
         self._life = Life.LOST
-        self._sock: socket.socket | None = None
+        self._sock_fd = -1
         super().__init__(extra, loop)
-        add_addresses(self._extra, sock)
-        self._sock_fd = sock.fileno()
+        fd = sock if isinstance(sock, int) else sock.fileno()
+        self._sock = None if isinstance(sock, int) else sock
+        if self._sock is not None and self._sock.family not in addresses.FAMILIES:
+            add_addresses(self._extra, self._sock)
+            self._sockname = self._peername = b""
+        else:  # asked for now: they are to be known after the connection is gone
+            self._sockname, self._peername = loop._reactor.socket_names(fd)
         self._context = context
         self._eof_written = False
         self._writes_refused = 0
         self._lost_because: BaseException | None = None
-        self._pinned: deque[Any] = deque()
+        self._pinned = NOTHING
         self._draining = False  # in on_drained: the protocol may write even if nothing is queued and close() was called
         self._empty_waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[int] | None = None  # what a sendfile waits with for room in the socket
         self._stream_write, self._streams = loop._reactor.stream_write, loop._reactor.streams
-        self._expect_bytes(loop, loop._reactor.stream_open(self._sock_fd))
-        self._selector.streams[self._token] = self
-        self._sock = sock
-        self._life = Life.OPEN
-        self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
-        self.set_protocol(protocol)
+        self._expect_bytes(loop, protocol)
         self._server = server
         if server is not None:
             compat.attach(server, self)
-        loop._transports[self._sock_fd] = self
+        try:
+            self._receive_from(fd, self._reactor.stream_open(fd))
+        except BaseException:
+            if server is not None:
+                compat.detach(server, self)
+            raise
+        self._selector.streams[self._token] = self
+        self._sock_fd = fd
+        self._life = Life.OPEN
+        self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
+        loop._native_transports[fd] = self
 
     # --- protocol and description ------------------------------------------------------------------------------------
 
@@ -124,17 +140,36 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         return f"<{' '.join(info)}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if self._sock is not None:
+        if self._sock_fd >= 0:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._sock.close()
+            self._close_socket()
             if self._server is not None:
                 compat.detach(self._server, self)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         # Made when asked for: most connections never are.
-        if name == "socket" and name not in self._extra and self._sock is not None:
-            self._extra[name] = trsock.TransportSocket(self._sock)
+        if name not in self._extra:
+            if name == "socket" and self._sock_fd >= 0:
+                self._extra[name] = trsock.TransportSocket(self._socket())
+            elif name == "sockname":
+                self._extra[name] = addresses.unpack_name(self._sockname)
+            elif name == "peername":
+                self._extra[name] = addresses.unpack_name(self._peername)
         return super().get_extra_info(name, default)
+
+    def _socket(self) -> socket.socket:
+        if self._sock is None:
+            self._sock = socket.socket(fileno=self._sock_fd)
+            self._sock.setblocking(False)
+        return self._sock
+
+    def _close_socket(self) -> None:
+        fd, self._sock_fd = self._sock_fd, -1
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        elif fd >= 0:
+            os.close(fd)
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -198,6 +233,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         pinned = pin(memoryview(data)[sent:])
         queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
         if queued > 0:
+            if self._pinned is NOTHING:
+                self._pinned = deque()
             self._pinned.append(pinned)
         elif queued < 0 and sent:  # half of a write is on its way, and must not be taken for a whole one
             self._force_close(MemoryError(OUT_OF_MEMORY))
@@ -351,9 +388,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._writable = False
 
     def _let_go(self) -> None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            sock.close()
+        self._loop._native_transports.pop(self._sock_fd, None)
+        self._close_socket()
         self._protocol = None
         del self._sink
         server, self._server = self._server, None

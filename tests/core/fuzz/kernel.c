@@ -434,15 +434,6 @@ ssize_t fuzz_write(int fd, const void *data, size_t bytes) {
     return (ssize_t)bytes;
 }
 
-ssize_t fuzz_recv(int fd, void *buffer, size_t bytes, int flags) {
-    (void)fd, (void)flags;
-    if (input_one_in(4))
-        return answer(some_error());
-    size_t received = input_one_in(2) ? bytes : input_word() % bytes;
-    memset(buffer, 1, received);
-    return (ssize_t)received;
-}
-
 ssize_t fuzz_send(int fd, const void *data, size_t bytes, int flags) {
     (void)fd, (void)flags;
     read_memory(data, bytes);

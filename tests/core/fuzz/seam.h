@@ -10,7 +10,6 @@
 #define close fuzz_close
 #define eventfd fuzz_eventfd
 #define write fuzz_write
-#define recv fuzz_recv
 #define send fuzz_send
 #define sendmmsg fuzz_sendmmsg
 #define shutdown fuzz_shutdown

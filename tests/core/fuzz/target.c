@@ -103,6 +103,15 @@ static void hear_datagram(const int32_t *event) {
     REQUIRE((size_t)event[2] + length <= ul_buffers_bytes(&reactor->endpoints.buffers));
 }
 
+/* The owner receives, or leaves it to a later event, or to none. */
+static void hear_readable(const int32_t *event) {
+    REQUIRE(event[2] > 0 && event[2] <= UL_BULK_BYTES_MAX);
+    if (input_one_in(4))
+        return;
+    int32_t received = (int32_t)(input_word() % ((uint32_t)event[2] + 1));
+    ul_stream_received(&reactor->streams, event[1], input_one_in(4) ? -EAGAIN : input_one_in(8) ? -ECONNRESET : input_one_in(2) ? event[2] : received);
+}
+
 static void hear(const int32_t *event) {
     REQUIRE(event[1] >= 0);
     switch (event[0]) {
@@ -111,6 +120,9 @@ static void hear(const int32_t *event) {
         break;
     case UL_EVENT_DATAGRAM:
         hear_datagram(event);
+        break;
+    case UL_EVENT_READABLE:
+        hear_readable(event);
         break;
     case UL_EVENT_DRAINED:
         REQUIRE(release(event[1], false, event[3]) == event[3]);
