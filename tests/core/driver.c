@@ -122,7 +122,7 @@ static void hear_readable(struct driver *driver, struct heard *heard, int32_t ro
     const struct ul_stream *stream = ul_table_get(&driver->streams->table, heard->token);
     if (!stream)
         return;
-    ssize_t length = recv(stream->fd, received, (size_t)room, MSG_DONTWAIT);
+    ssize_t length = stream->is_pipe ? read(stream->fd, received, (size_t)room) : recv(stream->fd, received, (size_t)room, MSG_DONTWAIT);
     if (length > 0)
         bytes_append(&heard->got, received, (size_t)length);
     driver_received(driver, heard->token, length < 0 ? -errno : (int32_t)length);

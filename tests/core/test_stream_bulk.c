@@ -4,12 +4,14 @@
 #include "check.h"
 #include "driver.h"
 
-#define MESSAGE_BYTES 12000U /* fits one buffer of every setting but the tiny one */
+/* Of a buffer of each setting but the tiny one, most: enough for bulk mode. */
+#define MESSAGE_BYTES (setting->options.incremental ? MESSAGE_BYTES_MAX : 12000U)
+#define MESSAGE_BYTES_MAX 36000U
 
 static const struct setting *setting; /* of the tests that are run now */
 static enum family family;
 
-static char message[MESSAGE_BYTES];
+static char message[MESSAGE_BYTES_MAX];
 
 /* The peer sends the next bytes of the pattern, and they arrive. */
 static void exchange(struct driver *driver, struct connection *connection, size_t length) {
@@ -79,7 +81,7 @@ static void changes_of_mode_at_random_lose_nothing(void) {
     ul_stream_read(driver->streams, connection.token, true);
     for (int i = 0; i < 2000; i++) {
         bool large = i / 8 % 2;
-        size_t length = large ? 9000 + check_below(3000) : 1 + check_below(100);
+        size_t length = large ? MESSAGE_BYTES - check_below(3000) : 1 + check_below(100);
         pattern_fill(message, length, 1, sent);
         sent += peer_send(&connection.peer, message, length);
         if (check_one_in(10))

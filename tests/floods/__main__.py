@@ -82,7 +82,10 @@ def main() -> int:
     status = 0
     for flood in chosen:
         rows = []
-        for loop in arguments.loops.split(","):
+        loops = arguments.loops.split(",")
+        if flood.fills_kernel and not arguments.small:
+            run(flood, loops[-1], arguments.small, seed)
+        for loop in loops:
             sent, line, wrong = run(flood, loop, arguments.small, seed)
             rows.append(line)
             for fault in wrong:

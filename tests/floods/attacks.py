@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .victim import Told, Victim
@@ -50,7 +50,9 @@ class Flood:
     cpu: float | None = None  # of a core, that it may use on average
     patience: float = FOREVER  # seconds that the server gives a line
     files: int | None = None  # fds that the server may have
-    notes: tuple[str, ...] = field(default=())
+    fills_kernel: bool = (
+        False  # memory that the kernel touches first costs CPU, whichever loop comes first: one run is for that
+    )
 
 
 def connect_all(stack: ExitStack, address: Any, count: int) -> list[socket.socket]:
@@ -182,6 +184,7 @@ FLOODS = [
         # The write limit, and the one write that goes over it; and what a connection costs.
         memory=lambda size: 2 * MIB + (64 + 16 + 10) * KIB * size.connections,
         did=lambda counts: f"wrote {counts['written'] / MIB:.0f} MiB, then waited",
+        fills_kernel=True,
     ),
     Flood(
         "a writer that never stops",
@@ -191,6 +194,7 @@ FLOODS = [
         # What comes until the kernel has been told to stop: 64 KiB in the turn of the pause, and as much in the next.
         memory=lambda size: 2 * MIB + (128 + 10) * KIB * size.connections,
         did=lambda counts: f"held {counts['deaf_open']:,} connections, read no more",
+        fills_kernel=True,
     ),
     Flood(
         "more connections than fds",

@@ -15,10 +15,11 @@
 
 /* An incremental buffer serves many receives; messages of an eighth of a buffer are already large. */
 #define UL_ARMS_PER_INCREMENTAL_BUFFER 8
-/* A usual receive of so many bytes asks for bulk mode: where both cost the same, echoing over 50 connections; and the other way, of less than
- * so many for multishot mode. They differ because a change costs a cancel and two requests. */
-#define UL_BULK_FROM_BYTES (8U * 1024U)
-#define UL_BULK_DOWN_TO_BYTES (4U * 1024U)
+/* A usual receive of so many bytes asks for bulk mode: where both cost the same, echoing over 50 connections. Of plain buffers a receive brings
+ * no more than one, of 16 KiB, however large the message is. The other way, less than half of it asks for multishot mode; they differ because a
+ * change costs a cancel and two requests. */
+#define UL_BULK_FROM_BYTES (24U * 1024U)
+#define UL_BULK_FROM_BYTES_PLAIN (8U * 1024U)
 /* A multishot recv ends after so many bytes, where the kernel can end it, and is armed again. Otherwise one whose peer never stops takes the
  * whole pool before its owner has been asked whether it wants to go on: 1 MiB to keep for each connection whose protocol pauses, and a long
  * turn. Arming again costs little beside so many bytes. */
@@ -39,12 +40,13 @@ void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream
 }
 
 /* Choose the mode again after a receive; true if it is another. */
-static bool ul_stream_outgrows_mode(struct ul_stream *stream, uint32_t bytes) {
+static bool ul_stream_outgrows_mode(const struct ul_streams *streams, struct ul_stream *stream, uint32_t bytes) {
+    uint32_t from = streams->engine->buffers.incremental ? UL_BULK_FROM_BYTES : UL_BULK_FROM_BYTES_PLAIN;
     stream->usual = stream->usual - stream->usual / UL_USUAL_SHARE + bytes / UL_USUAL_SHARE;
     enum ul_read_mode before = stream->read_mode;
-    if (stream->is_pipe || stream->usual >= UL_BULK_FROM_BYTES)
+    if (stream->is_pipe || stream->usual >= from)
         stream->read_mode = UL_READ_BULK;
-    else if (stream->usual < UL_BULK_DOWN_TO_BYTES)
+    else if (stream->usual < from / 2)
         stream->read_mode = UL_READ_MULTISHOT;
     return stream->read_mode != before;
 }
@@ -141,7 +143,7 @@ void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, con
     if (span.length) {
         engine->stats.receives++;
         engine->stats.bytes_received += span.length;
-        bool changes = ul_stream_outgrows_mode(stream, span.length);
+        bool changes = ul_stream_outgrows_mode(streams, stream, span.length);
         if (changes && stream->read_state == UL_READ_ARMED && cqe->flags & IORING_CQE_F_MORE)
             ul_stream_change_mode(streams, stream);
         if (stream->life == UL_STREAM_OPEN)
@@ -186,7 +188,7 @@ int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result
         engine->stats.receives++;
         engine->stats.receives_bulk++;
         engine->stats.bytes_received += (uint64_t)result;
-        if (!ul_stream_outgrows_mode(stream, (uint32_t)result) && result >= UL_BULK_BYTES_MAX)
+        if (!ul_stream_outgrows_mode(streams, stream, (uint32_t)result) && result >= UL_BULK_BYTES_MAX)
             ul_stream_list_readable(streams, stream); /* there is most likely more */
         else
             ul_stream_arm(streams, stream);
