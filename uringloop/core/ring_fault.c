@@ -259,6 +259,7 @@ static bool ul_fault_shorten_recv(struct ul_faults *faults, struct io_uring_sqe 
     else if (!ul_fault_is_due(faults, UL_FAULT_MULTISHOT_END))
         return false;
     sqe->ioprio = 0;
+    sqe->file_index = 0; /* the limit of a multishot one; the kernel takes it of no other */
     if (kind == UL_FAULT_SHORT_READ)
         sqe->len = 1 + (uint32_t)ul_fault_below(faults, UL_SHORT_BYTES);
     ul_fault_note(kind);
