@@ -146,7 +146,7 @@ async def test_flood_of_datagrams_keeps_nobody_from_an_answer(endpoint: Make) ->
         assert await soon(flooder.stdout.readline()) == b"begun\n"
         await soon(asyncio.to_thread(ask, name_of(server), ANSWERS))
     finally:
-        told, _ = await soon(flooder.communicate())
+        told, _ = await soon(flooder.communicate(b""))  # 3.11 closes the pipe only then
     assert 0 < server.count <= int(told)
     assert resident(trimmed=True) - before < 4 * MIB
     await soon(asyncio.to_thread(ask, name_of(server), 1))
