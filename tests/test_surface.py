@@ -207,7 +207,7 @@ def test_shutdown_of_the_executor_waits_for_its_threads(new_loop: LoopFactory) -
     loop.run_until_complete(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is a limit since 3.12")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12.1 has a limit, and waits all the same")
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop waits
 def test_shutdown_of_the_executor_does_not_wait_for_ever(new_loop: LoopFactory) -> None:
     loop = new_loop()

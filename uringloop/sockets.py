@@ -18,6 +18,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from uringloop import compat, splice
@@ -73,7 +74,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recv(n)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, sock.recv, n)
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         self._check_socket(sock)
@@ -81,7 +82,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recv_into(buf)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, sock.recv_into, buf)
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv_into(buf))
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         self._check_socket(sock)
@@ -89,7 +90,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recvfrom(bufsize)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, sock.recvfrom, bufsize)
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom(bufsize))
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         self._check_socket(sock)
@@ -99,7 +100,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.recvfrom_into(buf, nbytes)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLIN, sock.recvfrom_into, buf, nbytes)
+        return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom_into(buf, nbytes))
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         self._check_socket(sock)
@@ -112,7 +113,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         with memoryview(data) as items, items.cast("B") as view:
             while sent < len(view):
                 rest = view[sent:]
-                sent += await self._when_ready(sock, select.POLLOUT, sock.send, rest)
+                sent += await self._when_ready(sock, select.POLLOUT, partial(sock.send, rest))
 
     async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
         self._check_socket(sock)
@@ -120,7 +121,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             return sock.sendto(data, address)
         except _WOULD_BLOCK:
             pass
-        return await self._when_ready(sock, select.POLLOUT, sock.sendto, data, address)
+        return await self._when_ready(sock, select.POLLOUT, lambda: sock.sendto(data, address))
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         self._check_socket(sock)
@@ -135,7 +136,9 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             pass
         else:
             return
-        error = await self._when_ready(sock, select.POLLOUT, sock.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR)
+        error = await self._when_ready(
+            sock, select.POLLOUT, lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        )
         if error:
             raise OSError(error, f"Connect call failed {address}")
 
@@ -169,7 +172,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
-    async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[..., _T], *arguments: Any) -> _T:
+    async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
@@ -188,7 +191,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                 if result < 0:
                     raise OSError(-result, os.strerror(-result))
                 try:
-                    return call(*arguments)
+                    return call()
                 except _WOULD_BLOCK:
                     pass
         finally:
