@@ -74,6 +74,7 @@ OUTSIDE = {"core.build", "core.__init__", "transports.__init__", "files.__init__
 
 # The same of the C files. Of its own layer a file includes only its own family: stream.h, stream_parts.h.
 C_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("report",),
     ("reactor",),
     ("stream", "listener", "datagram", "op"),
     ("engine",),

@@ -12,6 +12,8 @@
 #define UL_DRAIN_STEP_NS 10000000
 /* After that many enters of 20 completions each, what was found is handed to Python before more is fetched. */
 #define UL_CATCH_UP_ENTERS 4
+/* An enter may submit a part of what there is, or nothing (EAGAIN, ENOMEM). What is still left after so many goes with the next tick. */
+#define UL_FLUSH_ENTERS 4
 
 _Static_assert(UL_TURN_DUE > UL_EVENTS_MAX, "a turn tells the number of its events and the flag in one");
 
@@ -347,9 +349,10 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
         return 0;
     ul_streams_flush(&reactor->streams);
     ul_endpoints_send_early(&reactor->endpoints);
-    if (!ul_ring_unsubmitted(&reactor->engine.ring))
-        return 0;
-    return ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
+    int error = 0;
+    for (int enters = 0; !error && enters < UL_FLUSH_ENTERS && ul_ring_unsubmitted(&reactor->engine.ring); enters++)
+        error = ul_reactor_real_error(ul_ring_enter(&reactor->engine.ring, 0, 0));
+    return error;
 }
 
 void ul_reactor_end(struct ul_reactor *reactor) {
@@ -455,36 +458,7 @@ uint64_t ul_reactor_close(struct ul_reactor *reactor) {
     return leaked;
 }
 
-/* --- what it can tell -------------------------------------------------------------------------------------------------------------- */
-
-void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *report) {
-    const struct ul_engine *engine = &reactor->engine;
-    *report = (struct ul_report){
-        .stats = engine->stats,
-        .completions = ul_completions_of_all_kinds(&engine->stats),
-        .enters = engine->ring.enters,
-        .overflows = engine->ring.overflows,
-        .in_flight = engine->in_flight,
-        .setup_flags = engine->ring.setup_flags,
-        .sq_entries = engine->ring.sq_entries,
-        .cq_entries = engine->ring.cq_entries,
-        .streams = reactor->streams.table.live,
-        .listeners = reactor->listeners.table.live,
-        .endpoints = reactor->endpoints.table.live,
-        .operations = reactor->operations.table.live,
-        .files = (uint32_t)engine->files.capacity,
-        .slots_in_use = (uint32_t)(engine->files.capacity - engine->files.free_count),
-        .buffer_count = engine->buffers.count,
-        .buffer_size = engine->buffers.size,
-        .buffers_in_use = engine->buffers.count - engine->buffers.kernel_count,
-        .datagram_buffers = reactor->endpoints.buffer_count,
-        .datagram_buffers_in_use = reactor->endpoints.buffers.count - reactor->endpoints.buffers.kernel_count,
-        .enabled = reactor->state == UL_REACTOR_ENABLED,
-        .incremental = engine->buffers.incremental,
-        .ring_registered = engine->ring.registered_index >= 0,
-        .hardened = reactor->options.hardened,
-    };
-}
+/* --- its parts ------------------------------------------------------------------------------------------------------- */
 
 bool ul_reactor_has(const struct ul_reactor *reactor, uint8_t opcode) {
     return (!reactor->options.hardened || ul_restrictions_allow(opcode)) && ul_ring_has(&reactor->engine.ring, opcode);
