@@ -13,12 +13,8 @@ import typing
 # Reasons that several have. "asyncio's" means: asyncio's own loop does the same, and we follow it.
 TLS: typing.Final = "asyncio's: what came before the end is kept for whoever has paused reading"
 
-TURNS: typing.Final = "counts turns: the end of a pipe is told two turns of the loop later than on uvloop"
-
 _UVLOOP: typing.Final = {
     "test_base.TestBaseUV.test_thread_name_prefix_in_default_executor": "asyncio's executor, not 'uvloop' by name",
-    "test_process.Test_UV_Process_Delayed.test_process_delayed_stdio__paused__no_stdin": TURNS,
-    "test_process.Test_UV_Process_Delayed.test_process_delayed_stdio__paused__stdin_pipe": TURNS,
     "test_process.Test_UV_Process.test_process_double_close": "counts the calls with which uvloop makes pipes",
     "test_runner.TestSourceCode.test_uvloop_run_2": "the message of run() names this project and not uvloop",
     "test_signals.Test_UV_Signals.test_signals_no_SIGCHLD": "asyncio's: SIGCHLD can be handled, tornado needs it",

@@ -112,6 +112,11 @@ static void hear_data(struct driver *driver, struct heard *heard, int32_t start,
     bytes_append(&heard->got, ul_reactor_pool(driver->reactor) + start, (size_t)(stop - start));
 }
 
+static void hear_end(struct heard *heard) {
+    CHECK(!heard->eof);
+    heard->eof = true;
+}
+
 /* Receives as an owner does, unless the test does that. */
 static void hear_readable(struct driver *driver, struct heard *heard, int32_t room) {
     heard->room = room;
@@ -126,16 +131,13 @@ static void hear_readable(struct driver *driver, struct heard *heard, int32_t ro
     if (length > 0)
         bytes_append(&heard->got, received, (size_t)length);
     driver_received(driver, heard->token, length < 0 ? -errno : (int32_t)length);
+    if (length == 0)
+        hear_end(heard);
 }
 
 void driver_received(struct driver *driver, int32_t token, int32_t result) {
     driver_heard(driver, token)->room = 0;
     ul_stream_received(driver->streams, token, result);
-}
-
-static void hear_end(struct heard *heard) {
-    CHECK(!heard->eof);
-    heard->eof = true;
 }
 
 static void hear_of_stream(struct driver *driver, const int32_t *event) {

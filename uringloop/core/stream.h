@@ -41,7 +41,6 @@ struct ul_stream {
     bool read_wanted;
     bool to_flush, to_confirm; /* in the list of that name */
     bool in_readable;          /* in that list */
-    bool at_end;               /* its owner has received the end, and is to be told so */
     bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
@@ -95,7 +94,8 @@ int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t b
 /* Shut the sending side down once the queue is empty. 0, or -errno of a shutdown(2) done at once. */
 int ul_stream_write_eof(struct ul_streams *streams, int32_t token);
 
-/* End it: after what is queued, or at once with `error` as the reason. LOST follows, never before the next tick. An owner that hears DRAINED
+/* End it: after what is queued, or at once with `error` as the reason; if that is 0, what the socket has room for is still sent, as it would
+ * be if each write were a system call. LOST follows, never before the next tick. An owner that hears DRAINED
  * after it has closed may still write, as asyncio's TLS does, and closes again when it has. */
 int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
@@ -103,7 +103,7 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 /* What a bulk stream receives at once: as on asyncio, and as much as stays in the cache until it is processed. */
 #define UL_BULK_BYTES_MAX (256 * 1024)
 
-/* The owner's answer to READABLE: what read(2) returned, or -errno. EOF follows a 0, and LOST an error. */
+/* The owner's answer to READABLE: what read(2) returned, or -errno. No EOF follows a 0, which its owner has seen; LOST follows an error. */
 int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result);
 
 /* For the reactor: queue what is due; take a completion; conclude what was submitted, once every completion of it has been taken; report

@@ -182,8 +182,7 @@ int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result
     if (result < 0) {
         ul_stream_on_recv_end(streams, stream, result);
     } else if (result == 0) {
-        stream->at_end = true; /* events are for ticks */
-        ul_stream_list_readable(streams, stream);
+        stream->read_state = UL_READ_ENDED; /* its owner knows */
     } else {
         engine->stats.receives++;
         engine->stats.receives_bulk++;
@@ -206,10 +205,6 @@ void ul_streams_tell_readable(struct ul_streams *streams) {
         stream->in_readable = false;
         if (stream->read_state != UL_READ_READABLE)
             continue;
-        if (stream->at_end) {
-            ul_stream_on_recv_end(streams, stream, 0);
-            continue;
-        }
         stream->read_state = UL_READ_TOLD;
         ul_emit(engine, UL_EVENT_READABLE, token, UL_FAULT_LENGTH(&engine->ring, SHORT_READ, UL_BULK_BYTES_MAX), 0);
     }

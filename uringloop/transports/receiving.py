@@ -156,23 +156,29 @@ class ReceivingTransport:
             self._stop_core()  # they stay where they are until they are wanted
             return
         try:
-            self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
+            at_end = self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self.on_receive_failed(exc)
+            return
+        if at_end:
+            self.on_eof()
 
-    def _receive_bytes(self, room: int) -> None:
+    def _receive_bytes(self, room: int) -> bool:
+        """True at the end of the stream."""
         try:
             data = os.read(self._fd, room)
         except OSError as exc:
             self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
-            return
+            return False
         self._reactor.stream_received(self._token, len(data))
-        if data:
-            self._protocol.data_received(data)
+        if not data:
+            return True
+        self._protocol.data_received(data)
+        return False
 
-    def _receive_buffer(self, room: int) -> None:
+    def _receive_buffer(self, room: int) -> bool:
         method, protocol = "get_buffer", self._protocol
         try:
             buffer = protocol.get_buffer(-1)
@@ -184,11 +190,13 @@ class ReceivingTransport:
                 count = os.readv(self._fd, (buffer,))
             except OSError as exc:
                 self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
-                return
+                return False
             self._reactor.stream_received(self._token, count)
-            if count:
-                method = "buffer_updated"
-                protocol.buffer_updated(count)
+            if not count:
+                return True
+            method = "buffer_updated"
+            protocol.buffer_updated(count)
+            return False
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
