@@ -134,6 +134,15 @@ async def test_abort_drops_what_is_not_yet_sent(open_end: OpenEnd) -> None:
     assert data.startswith(received)
 
 
+async def test_abort_drops_nothing_that_the_kernel_had_room_for(open_end: OpenEnd) -> None:
+    protocol, peer = await open_end(Recorder)
+    protocol.transport.write(b"the last ")
+    protocol.transport.writelines([b"words", b" of all"])
+    protocol.transport.abort()
+    assert await protocol.lost() is None
+    assert await peer.receive_all() == b"the last words of all"
+
+
 async def test_abort_after_close_does_not_wait_for_a_peer_that_does_not_read(open_end: OpenEnd) -> None:
     protocol, peer = await open_end(Recorder)
     protocol.transport.write(bytes(MORE_THAN_THE_KERNEL_TAKES))

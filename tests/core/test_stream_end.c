@@ -185,6 +185,18 @@ static void an_abort_drops_what_is_queued(void) {
     leave_state(driver, &connection);
 }
 
+/* What it sends at last is the beginning of the queue, and is sent when it returns. */
+static void an_abort_without_a_reason_sends_what_there_is_room_for(void) {
+    struct connection connection;
+    struct driver *driver = enter_state(&connection);
+    CHECK_INT(ul_stream_abort(driver->streams, connection.token, 0), ==, 0);
+    memset(large, 'X', sizeof large);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, 0);
+    peer_has(&connection.peer, 0);
+    leave_state(driver, &connection);
+}
+
 static void an_abort_cuts_a_close_short(void) {
     struct connection connection;
     struct driver *driver = enter_state(&connection);
@@ -389,6 +401,7 @@ int main(int count, char **arguments) {
                 check_section(section);
                 RUN(a_close_sends_all_before_it_is_lost);
                 RUN(an_abort_drops_what_is_queued);
+                RUN(an_abort_without_a_reason_sends_what_there_is_room_for);
                 RUN(an_abort_cuts_a_close_short);
                 RUN(the_peer_goes_away);
             }

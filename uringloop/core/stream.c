@@ -208,6 +208,8 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error) {
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
         return -ENOENT;
+    if (!error && (stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING))
+        ul_stream_send_at_last(streams, stream);
     ul_stream_fail(streams, stream, error);
     return 0;
 }

@@ -22,6 +22,8 @@ void ul_stream_on_recv(struct ul_streams *streams, struct ul_stream *stream, con
 
 /* stream_send.c */
 void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream);
+/* What the socket has room for, at once: the queue is about to be dropped. */
+void ul_stream_send_at_last(struct ul_streams *streams, struct ul_stream *stream);
 void ul_stream_on_send(struct ul_streams *streams, struct ul_stream *stream, int32_t result);
 void ul_stream_confirm_send(struct ul_streams *streams, struct ul_stream *stream);
 

@@ -121,6 +121,18 @@ static size_t ul_stream_offer(struct ul_streams *streams, struct ul_stream *stre
     return (size_t)sent;
 }
 
+void ul_stream_send_at_last(struct ul_streams *streams, struct ul_stream *stream) {
+    if (stream->send_state != UL_SEND_IDLE || stream->socket_full || !stream->queue.first)
+        return;
+    struct iovec iov[UL_GATHER_MAX];
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)ul_sendqueue_gather(&stream->queue, iov)};
+    ssize_t sent = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent <= 0)
+        return;
+    streams->engine->stats.sends_direct++;
+    streams->engine->stats.bytes_sent += (uint64_t)sent;
+}
+
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
     struct ul_stream *stream = ul_table_get(&streams->table, token);
     if (!stream)
