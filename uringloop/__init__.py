@@ -3,11 +3,10 @@
 asyncio.run(main(), loop_factory=uringloop.new_event_loop)
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from uringloop import fs
 from uringloop._version import __version__
-from uringloop.files.opening import open
 from uringloop.loop import Loop
 from uringloop.policy import event_loop_policy_class, install, new_event_loop, run
 from uringloop.probe import Probe, Unavailable, probe
@@ -15,6 +14,9 @@ from uringloop.stats import Stats
 
 if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as EventLoopPolicy
+
+    from uringloop import fs
+    from uringloop.files.opening import open
 
 __all__ = [
     "EventLoopPolicy",
@@ -32,7 +34,14 @@ __all__ = [
 ]
 
 
+_IMPORTED_WHEN_USED = {"fs": "uringloop.fs", "open": "uringloop.files.opening"}  # a megabyte that a server may not need
+
+
 def __getattr__(name: str) -> Any:
     if name == "EventLoopPolicy":
         return event_loop_policy_class()
+    if name in _IMPORTED_WHEN_USED:
+        module = importlib.import_module(_IMPORTED_WHEN_USED[name])
+        globals()[name] = value = getattr(module, name, module)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
