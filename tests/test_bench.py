@@ -49,13 +49,17 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def plan(*names: str, rounds: int = 1) -> Plan:
-    return Plan(names, rounds, SECONDS, Cores.choose())
+def plan(*names: str, rounds: int = 1, seconds: float = SECONDS) -> Plan:
+    return Plan(names, rounds, seconds, Cores.choose())
 
 
 def measured(name: str, case: Case) -> Measured:
-    own = plan(loops.OURS, *QUESTIONS[name].also)
-    return measure_case(name, case, own)
+    names = (loops.OURS, *QUESTIONS[name].also)
+    result = measure_case(name, case, plan(*names))
+    if "measured time" in "".join(outcome.failure or "" for outcome in result.outcomes.values()):
+        # On a busy machine a turn of others may be longer than that.
+        result = measure_case(name, case, plan(*names, seconds=20 * SECONDS))
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
