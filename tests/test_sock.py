@@ -78,6 +78,37 @@ async def test_recv(pair: Pair, waits: bool) -> None:
     assert near.recv(10) == b"ef"
 
 
+async def empty(near: socket.socket, far: socket.socket) -> None:
+    """Have a call wait for all that there is."""
+    receiving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(near, 100))
+    await fence()
+    far.send(b"all")
+    assert await soon(receiving) == b"all"
+
+
+async def test_what_follows_on_a_socket_that_was_emptied(pair: Pair) -> None:
+    near, far = pair
+    await empty(near, far)
+    await empty(near, far)
+    far.send(b"already there")
+    assert await receive_all(near, 13) == b"already there"
+    far.close()
+    assert await soon(asyncio.get_running_loop().sock_recv(near, 100)) == b""
+
+
+async def test_number_of_a_socket_that_was_emptied_is_another_sockets(pair: Pair) -> None:
+    near, far = pair
+    await empty(near, far)
+    number = near.fileno()
+    near.close()
+    other, sender = socket.socketpair(type=socket.SOCK_DGRAM)
+    with other, sender:
+        assert other.fileno() == number
+        other.setblocking(False)
+        sender.send(b"for another")
+        assert await receive_all(other, 11) == b"for another"
+
+
 @pytest.mark.parametrize("waits", [False, True])
 async def test_recv_into(pair: Pair, waits: bool) -> None:
     near, far = pair

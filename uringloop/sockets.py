@@ -4,7 +4,9 @@ Facts: a request that receives takes bytes when it completes, and a cancel may c
 the kernel writes to may not be given back before. A poll takes nothing, whenever it is cancelled.
 So: the system call is made at once, as on asyncio; if it would block, one poll on the ring waits for the socket, and
 then the task that waited makes the call again, with no await behind it. A call has taken nothing, or it returns.
-Polls are known by token and never by fd, so the number of a closed socket may be reused at any time.
+A receive from a stream that the last one had to wait for, and emptied, will most likely wait too, and polls first.
+Polls are known by token and never by fd, so the number of a closed socket may be reused at any time; at worst a call
+on it polls first.
 Cost: two system calls for a receive that has to wait, which a receive through the ring would not need.
 
 While a call waits its socket's fd is kept, as on uvloop: one that is closed in the meantime is closed when the call
@@ -13,6 +15,7 @@ is over, or the loop is closed. On asyncio such a call never returns.
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import os
 import select
@@ -30,59 +33,65 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
+_kind_of = _socket.socket.type.__get__  # without the enum that socket.socket makes of it
 
 
 class KeptSockets:
-    """The sockets that calls wait for. They are not closed while they are here."""
+    """The sockets that calls wait for, by call. They are not closed while they are here."""
 
     def __init__(self) -> None:
-        self._calls: dict[Any, int] = {}  # how many wait
+        self._socks: dict[object, socket.socket] = {}
 
-    def keep(self, sock: socket.socket) -> None:
-        if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with
-            sock._io_refs += 1  # type: ignore[attr-defined]
-            self._calls[sock] = self._calls.get(sock, 0) + 1
+    def keep(self, call: object, sock: socket.socket) -> None:
+        if isinstance(sock, socket.socket):
+            sock._io_refs += 1  # type: ignore[attr-defined]  # what it counts its users with
+            self._socks[call] = sock
 
-    def release(self, sock: socket.socket) -> None:
-        calls = self._calls.pop(sock, 0)  # 0 after close()
-        if calls > 1:
-            self._calls[sock] = calls - 1
-        if calls:
+    def release(self, call: object) -> None:
+        sock = self._socks.pop(call, None)  # None after close()
+        if sock is not None:
             sock._decref_socketios()  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        while self._calls:
-            sock, calls = self._calls.popitem()
-            for _ in range(calls):
-                sock._decref_socketios()
+        while self._socks:
+            self._socks.popitem()[1]._decref_socketios()  # type: ignore[attr-defined]
 
 
 class SocketCoroutines(asyncio.SelectorEventLoop):
     """The part of the loop that does without transports. Semantics and errors are asyncio's."""
 
     _debug: bool
+    _emptied: set[int]  # fds of sockets of which a call had to wait, and then received all that there was
     _kept: KeptSockets
     _native_transports: Mapping[int, Any]
-    _transports: Mapping[int, Any]  # asyncio's own
+    _has_transports_of_asyncio: bool
     _operations: Operations
     _reactor: Reactor
     _selector: RingSelector
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         self._check_socket(sock)
-        try:
-            return sock.recv(n)
-        except _WOULD_BLOCK:
-            pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
+        if not self._was_emptied(sock):
+            try:
+                return sock.recv(n)
+            except _WOULD_BLOCK:
+                pass
+        data = await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
+        if len(data) < n:
+            self._remember_emptied(sock)
+        return data
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         self._check_socket(sock)
-        try:
-            return sock.recv_into(buf)
-        except _WOULD_BLOCK:
-            pass
-        return await self._when_ready(sock, select.POLLIN, lambda: sock.recv_into(buf))
+        if not self._was_emptied(sock):
+            try:
+                return sock.recv_into(buf)
+            except _WOULD_BLOCK:
+                pass
+        count = await self._when_ready(sock, select.POLLIN, lambda: sock.recv_into(buf))
+        if count < memoryview(buf).nbytes:
+            self._remember_emptied(sock)
+        return count
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         self._check_socket(sock)
@@ -151,6 +160,18 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         connection.setblocking(False)
         return connection, address
 
+    def _was_emptied(self, sock: socket.socket) -> bool:
+        fd = sock.fileno()
+        if fd not in self._emptied:
+            return False
+        self._emptied.discard(fd)
+        return True
+
+    def _remember_emptied(self, sock: socket.socket) -> None:
+        # Of a datagram socket each receive brings less than it might.
+        if isinstance(sock, socket.socket) and _kind_of(sock) == socket.SOCK_STREAM:
+            self._emptied.add(sock.fileno())
+
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         # Called with a number or a socket; asyncio looks at its own transports, of which there are few.
         if self._native_transports:
@@ -158,7 +179,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             transport = self._native_transports.get(number)
             if transport is not None and not transport.is_closing():
                 raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-        if self._transports:
+        if self._has_transports_of_asyncio:
             super()._ensure_fd_no_transport(fd)  # type: ignore[misc]
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
@@ -175,12 +196,13 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        self._kept.keep(sock)
+        if self._native_transports or self._has_transports_of_asyncio:
+            self._ensure_fd_no_transport(fd)
+        first = waiting = self.create_future()
+        self._kept.keep(first, sock)
         try:
             while True:
                 # As in Operations.ready, without the cost of one more coroutine.
-                waiting = self.create_future()
                 token = self._reactor.poll_start(fd, mask)
                 self._selector.waiting[token] = waiting
                 try:
@@ -193,9 +215,9 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                 try:
                     return call()
                 except _WOULD_BLOCK:
-                    pass
+                    waiting = self.create_future()
         finally:
-            self._kept.release(sock)
+            self._kept.release(first)
 
 
 class _Target:
