@@ -61,7 +61,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files.binary", "splice"),
     ("files.descriptor",),
     ("files.requests",),
-    ("transports.server",),
+    ("transports.server", "transports.__init__"),
     ("transports.stream", "transports.pipe", "transports.tls", "transports.datagram", "transports.process"),
     ("transports.receiving",),
     ("transports.base", "operations"),
@@ -70,7 +70,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core._core", "_version"),
 )
 # Python that is not part of what runs.
-OUTSIDE = {"core.build", "core.__init__", "transports.__init__", "files.__init__"}
+OUTSIDE = {"core.build", "core.__init__", "files.__init__"}
 
 # The same of the C files. Of its own layer a file includes only its own family: stream.h, stream_parts.h.
 C_LAYERS: tuple[tuple[str, ...], ...] = (
@@ -121,6 +121,8 @@ def _module(dotted: str) -> str:
     parts = dotted.split(".")[1:]
     known = {module_name(path) for path in MODULES} | {"core._core"}
     while parts and ".".join(parts) not in known:
+        if ".".join([*parts, "__init__"]) in known:
+            return ".".join([*parts, "__init__"])
         parts.pop()
     return ".".join(parts) or "__init__"
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from uringloop import compat, environment, splice
+from uringloop import compat, environment, splice, transports
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, TURN_DUE, Event, Options, Reactor, unpack_event
@@ -25,12 +25,8 @@ from uringloop.selector import RingSelector
 from uringloop.sockets import KeptSockets, SocketCoroutines
 from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
-from uringloop.transports.datagram import DatagramTransport, is_native
-from uringloop.transports.pipe import ReadPipeTransport, WritePipeTransport, is_native_pipe
-from uringloop.transports.process import ProcessTransport
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
-from uringloop.transports.tls import SSLProtocol, start_tls
 
 
 class Loop(Scheduling, SocketCoroutines):
@@ -61,8 +57,9 @@ class Loop(Scheduling, SocketCoroutines):
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
         self._listeners: dict[int, Listener] = {}
-        self._processes: set[ProcessTransport] = set()
-        self._native_transports: dict[int, StreamTransport | DatagramTransport] = {}  # by fd, until they are lost
+        self._processes: set[transports.process.ProcessTransport] = set()
+        # By fd, until they are lost.
+        self._native_transports: dict[int, StreamTransport | transports.datagram.DatagramTransport] = {}
         self._reactor = Reactor(
             choose_options(
                 entries=entries,
@@ -237,7 +234,7 @@ class Loop(Scheduling, SocketCoroutines):
         context: contextvars.Context | None = None,
     ) -> Any:
         context = contextvars.copy_context() if context is None else context
-        ssl_protocol = SSLProtocol(
+        ssl_protocol = transports.tls.SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -252,7 +249,7 @@ class Loop(Scheduling, SocketCoroutines):
         return ssl_protocol._app_transport
 
     async def start_tls(self, transport: Any, protocol: asyncio.BaseProtocol, sslcontext: Any, **options: Any) -> Any:
-        return await start_tls(self, transport, protocol, sslcontext, **options)
+        return await transports.tls.start_tls(self, transport, protocol, sslcontext, **options)
 
     def _make_datagram_transport(
         self,
@@ -262,21 +259,22 @@ class Loop(Scheduling, SocketCoroutines):
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Any:
-        if not (self._reactor.options.datagram_buffers and is_native(sock)):
+        if not (self._reactor.options.datagram_buffers and transports.datagram.is_native(sock)):
             self._has_transports_of_asyncio = True
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)  # type: ignore[misc]
         self._ensure_fd_no_transport(sock)
-        transport = DatagramTransport(self, sock, protocol, contextvars.copy_context(), address, extra)
+        context = contextvars.copy_context()
+        transport = transports.datagram.DatagramTransport(self, sock, protocol, context, address, extra)
         self.call_soon(transport.start, waiter)
         return transport
 
     def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        if not is_native_pipe(pipe):
+        if not transports.pipe.is_native_pipe(pipe):
             return super()._make_read_pipe_transport(pipe, protocol, waiter, extra)  # type: ignore[misc]
-        return ReadPipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
+        return transports.pipe.ReadPipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
 
     def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        return WritePipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
+        return transports.pipe.WritePipeTransport(self, pipe, protocol, contextvars.copy_context(), waiter, extra)
 
     def _start_serving(
         self,
@@ -334,9 +332,9 @@ class Loop(Scheduling, SocketCoroutines):
         bufsize: int,
         extra: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> ProcessTransport:
+    ) -> transports.process.ProcessTransport:
         waiter = self.create_future()
-        transport = ProcessTransport(
+        transport = transports.process.ProcessTransport(
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
         try:
