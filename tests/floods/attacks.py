@@ -117,17 +117,15 @@ def more_than_fds(victim: Victim, size: Size, chance: random.Random) -> Outcome:
 
 def half_open(victim: Victim, size: Size, chance: random.Random) -> Outcome:
     with ExitStack() as stack:
-        silent, half_closed, gone = (
-            connect_all(stack, victim.address("lines"), size.connections // 3) for _ in range(3)
-        )
-        for sock in silent + half_closed + gone:
-            sock.send(b"half a li")
-        for sock in half_closed:
-            sock.shutdown(socket.SHUT_WR)
-        for sock in gone:
-            sock.close()
+        for number in range(size.connections):
+            (sock,) = connect_all(stack, victim.address("lines"), 1)
+            sock.send(b"half a li")  # each at once: the server gives up on those that have been open for a second
+            if number % 3 == 1:
+                sock.shutdown(socket.SHUT_WR)
+            elif number % 3 == 2:
+                sock.close()
         height = victim.tell()
-        victim.wait_until(lambda told: told.counts["timed_out"] >= len(silent))
+        victim.wait_until(lambda told: told.counts["timed_out"] >= size.connections // 3)
         victim.wait_until(lambda told: told.counts["lines_open"] <= 1)  # the probe's
     return Outcome(
         f"Half a line on {size.connections:,} connections; a third falls silent, one shuts its side, one closes",
