@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
@@ -34,6 +34,10 @@ NOT_INHERITED = {
     "URINGLOOP_FALLBACK": "a loop that cannot run must fail",
 }
 """Environment variables that the measured process must not see, and why."""
+
+
+when_ready: Callable[[int], None] | None = None
+"""Called with the process id of each server, for whoever wants to watch it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def running(command: Sequence[str]) -> Iterator[Server]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment, process_group=0
         )
         try:
-            yield Server(_wait_ready(process), process.pid)
+            server = Server(_wait_ready(process), process.pid)
+            if when_ready is not None:
+                when_ready(server.pid)
+            yield server
         except Failed as failure:
             raise Failed(_blame(failure, process, stderr)) from failure
         finally:

@@ -22,7 +22,7 @@ import pytest
 from support import PATIENCE
 
 from bench import __main__ as program
-from bench import document, loops, memory, native, question, report
+from bench import document, launch, loops, memory, native, profile, question, report
 from bench.machine import Cores
 from bench.question import Case, Cost, Failed, Question, Ratio, Run, Sample
 from bench.rounds import Measured, Outcome, Plan, measure_case
@@ -82,6 +82,27 @@ def test_question_gives_figures_on_uringloop(name: str, case: Case) -> None:
         assert 0 < sample["cost"] == loop["cost"]["median"] < 1e6
         assert all(figure >= 0 for figure in sample.values())
         assert loop["ratio"]["median"] > 0
+
+
+def test_profile_is_split_by_what_the_samples_were_in() -> None:
+    told = """
+    40.00%;[kernel.kallsyms]
+    30.00%;libpython3.13.so.1.0
+     5.00%;_asyncio.cpython-313-x86_64-linux-gnu.so
+    10.00%;_core.abi3.so
+     5.00%;loop.cpython-313-x86_64-linux-gnu.so
+     2.00%;libc.so.6
+"""
+    shares = profile.split(told)
+    assert shares == pytest.approx(dict(zip(profile.GROUPS, (40 / 92, 35 / 92, 15 / 92, 2 / 92), strict=True)))
+    assert profile.split("no samples\n") == {}
+
+
+def test_profile_attaches_to_the_server_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(launch, "when_ready", watched.append)
+    assert not measured("echo", QUESTIONS["echo"].cases[0]).outcomes[loops.OURS].failure
+    assert len(watched) == 1
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
