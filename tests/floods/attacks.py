@@ -12,6 +12,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import uringloop
+
 from .victim import Told, Victim
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -53,6 +55,12 @@ class Flood:
     fills_kernel: bool = (
         False  # memory that the kernel touches first costs CPU, whichever loop comes first: one run is for that
     )
+
+
+def until_told_to_stop() -> int:
+    """Bytes that the kernel receives of one connection after its protocol has paused reading: 64 KiB in the turn of the
+    pause, and as much in the next; where a receive does not end by itself, the buffer pool."""
+    return 128 * KIB if uringloop.probe().limited_receives else 2 * MIB
 
 
 def connect_all(stack: ExitStack, address: Any, count: int) -> list[socket.socket]:
@@ -189,8 +197,7 @@ FLOODS = [
         never_stopping,
         Size(500, 10),
         Size(50, 1),
-        # What comes until the kernel has been told to stop: 64 KiB in the turn of the pause, and as much in the next.
-        memory=lambda size: 2 * MIB + (128 + 10) * KIB * size.connections,
+        memory=lambda size: 2 * MIB + (until_told_to_stop() + 10 * KIB) * size.connections,
         did=lambda counts: f"held {counts['deaf_open']:,} connections, read no more",
         fills_kernel=True,
     ),
