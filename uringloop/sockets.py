@@ -43,8 +43,8 @@ class KeptSockets:
         self._socks: dict[object, socket.socket] = {}
 
     def keep(self, call: object, sock: socket.socket) -> None:
-        if isinstance(sock, socket.socket):
-            sock._io_refs += 1  # type: ignore[attr-defined]  # what it counts its users with
+        if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with
+            sock._io_refs += 1  # type: ignore[attr-defined]
             self._socks[call] = sock
 
     def release(self, call: object) -> None:
@@ -169,7 +169,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     def _remember_emptied(self, sock: socket.socket) -> None:
         # Of a datagram socket each receive brings less than it might.
-        if isinstance(sock, socket.socket) and _kind_of(sock) == socket.SOCK_STREAM:
+        if type(sock) is socket.socket and _kind_of(sock) == socket.SOCK_STREAM:
             self._emptied.add(sock.fileno())
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
