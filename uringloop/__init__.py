@@ -34,14 +34,12 @@ __all__ = [
 ]
 
 
-_IMPORTED_WHEN_USED = {"fs": "uringloop.fs", "open": "uringloop.files.opening"}  # a megabyte that a server may not need
-
-
 def __getattr__(name: str) -> Any:
     if name == "EventLoopPolicy":
         return event_loop_policy_class()
-    if name in _IMPORTED_WHEN_USED:
-        module = importlib.import_module(_IMPORTED_WHEN_USED[name])
-        globals()[name] = value = getattr(module, name, module)
-        return value
+    # Imported when they are first used: a megabyte that a server may not need.
+    if name == "fs":
+        return importlib.import_module("uringloop.fs")
+    if name == "open":
+        return importlib.import_module("uringloop.files.opening").open
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -74,7 +74,6 @@ class Loop(Scheduling, SocketCoroutines):
         self._operations = Operations(self, self._selector, self._reactor)
         self._kept = KeptSockets()
         self._emptied = set()
-        self._has_transports_of_asyncio = False
         try:
             super().__init__(self._selector)
         except BaseException:
@@ -260,7 +259,6 @@ class Loop(Scheduling, SocketCoroutines):
         extra: dict[str, Any] | None = None,
     ) -> Any:
         if not (self._reactor.options.datagram_buffers and transports.datagram.is_native(sock)):
-            self._has_transports_of_asyncio = True
             return super()._make_datagram_transport(sock, protocol, address, waiter, extra)  # type: ignore[misc]
         self._ensure_fd_no_transport(sock)
         context = contextvars.copy_context()

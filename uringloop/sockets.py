@@ -64,7 +64,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     _emptied: set[int]  # fds of sockets of which a call had to wait, and then received all that there was
     _kept: KeptSockets
     _native_transports: Mapping[int, Any]
-    _has_transports_of_asyncio: bool
+    _transports: Mapping[int, Any]  # asyncio's own
     _operations: Operations
     _reactor: Reactor
     _selector: RingSelector
@@ -179,7 +179,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             transport = self._native_transports.get(number)
             if transport is not None and not transport.is_closing():
                 raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-        if self._has_transports_of_asyncio:
+        if self._transports:
             super()._ensure_fd_no_transport(fd)  # type: ignore[misc]
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
@@ -196,8 +196,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     async def _when_ready(self, sock: socket.socket, mask: int, call: Callable[[], _T]) -> _T:
         """The result of the call, made as soon as the socket is ready and again each time it would still block."""
         fd = sock.fileno()
-        if self._native_transports or self._has_transports_of_asyncio:
-            self._ensure_fd_no_transport(fd)
+        self._ensure_fd_no_transport(fd)
         first = waiting = self.create_future()
         self._kept.keep(first, sock)
         try:
