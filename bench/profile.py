@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +40,19 @@ class Recorder:
         self._perf: subprocess.Popen[bytes] | None = None
 
     def begin(self, pid: int) -> None:
+        self.end()  # of a case that starts several servers the last is told of
         command = ["perf", "record", "-q", "-F", str(SAMPLES_A_SECOND), "-p", str(pid), "-o", str(self._file)]
         self._perf = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def end(self) -> None:
+        """After the process has ended; perf ends with it."""
+        if self._perf is not None:
+            self._perf.wait(REPORT_SECONDS)
+
     def shares(self) -> dict[str, float]:
-        """After the process has ended. Raises Failed if there are none."""
+        """After the end. Raises Failed if there are none."""
         if self._perf is None:
             raise Failed("the case has no server of its own")
-        self._perf.wait(REPORT_SECONDS)
         command = ["perf", "report", "-i", str(self._file), "--stdio", "--no-children", "-g", "none"]
         command += ["--sort", "dso", "-t", ";", "-q"]
         told = subprocess.run(command, capture_output=True, text=True, timeout=REPORT_SECONDS, check=False)
@@ -60,11 +64,11 @@ class Recorder:
 
 def split(report: str) -> dict[str, float]:
     """The shares by group of perf's lines, each a percentage and the file in which the samples were."""
-    percents: Counter[str] = Counter()
+    percents = dict.fromkeys(GROUPS, 0.0)
     for line in report.splitlines():
         percent, separator, file = line.partition(";")
         if separator and percent.strip().endswith("%"):
-            percents[group_of(file.strip())] += float(percent.strip().removesuffix("%"))  # type: ignore[assignment]
+            percents[group_of(file.strip())] += float(percent.strip().removesuffix("%"))
     total = sum(percents.values())
     return {group: percents[group] / total for group in GROUPS} if total else {}
 
@@ -87,6 +91,7 @@ def profiled(case: Case, run: Run) -> Profile:
             cost = case.measure(run).cost
         finally:
             launch.when_ready = None
+            recorder.end()
         return Profile(cost, recorder.shares())
 
 
