@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import document, loops, machine, report
-from .question import DEFAULT_SECONDS, Case, Question, discover
+from .question import DEFAULT_ROUNDS, DEFAULT_SECONDS, Case, Question, discover
 from .rounds import Measured, Plan, measure_case
 
-ROUNDS = 5
 QUICK_ROUNDS, QUICK_SECONDS = 2, 0.3
 
 
@@ -39,7 +38,7 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     parser.add_argument("--loops", default=",".join(loops.FACTORIES), help="comma-separated (default: %(default)s)")
     parser.add_argument("--case", action="append", metavar="NAME", help="this case only; may be given more than once")
     parser.add_argument("--list", action="store_true", help="list the questions and their cases, and end")
-    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
+    parser.add_argument("--rounds", type=int, help=f"default: {DEFAULT_ROUNDS}")
     parser.add_argument("--seconds", type=float, help=f"a measurement's time (default: {DEFAULT_SECONDS})")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: a trial, no result")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
@@ -57,7 +56,7 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     chosen_loops = list(dict.fromkeys(given.loops.split(",")))
     if unknown := set(chosen_loops) - set(loops.FACTORIES):
         parser.error(f"no such loop: {', '.join(sorted(unknown))}")
-    rounds = given.rounds if given.rounds is not None else QUICK_ROUNDS if given.quick else ROUNDS
+    rounds = given.rounds if given.rounds is not None else QUICK_ROUNDS if given.quick else DEFAULT_ROUNDS
     seconds = given.seconds if given.seconds is not None else QUICK_SECONDS if given.quick else DEFAULT_SECONDS
     if rounds < 1 or seconds <= 0:
         parser.error("--rounds and --seconds must be positive")

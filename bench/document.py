@@ -13,6 +13,7 @@ from typing import Any
 
 from . import chart
 from .loops import OURS
+from .question import DEFAULT_ROUNDS, DEFAULT_SECONDS, discover
 from .report import figure
 
 MOST = 4.0
@@ -25,7 +26,7 @@ This page is made by the benchmarks in this repository, which run on your machin
 
 ```sh
 pip install -e '.[bench]'
-python -m bench --json results.json
+{command}
 python -m bench report results.json --page {page}
 ```
 
@@ -174,6 +175,19 @@ def question_chart(name: str, cases: Sequence[Mapping[str, Any]]) -> str | None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def command(results: Results) -> str:
+    """What makes such results."""
+    parts = ["python -m bench"]
+    usual = {name for name, question in discover().items() if any(case.default for case in question.cases)}
+    if not usual <= results.by_question().keys():
+        parts += results.by_question()
+    settings = (("--rounds", results.rounds, DEFAULT_ROUNDS), ("--seconds", results.seconds, DEFAULT_SECONDS))
+    for option, value, default in settings:
+        if value != str(default) and " or " not in value:
+            parts.append(f"{option} {value}")
+    return " ".join([*parts, "--json results.json"])
+
+
 def write_page(results: Results, page: Path, readme: str) -> None:
     """The page, and the charts in a folder of its name beside it."""
     charts = page.with_suffix("")
@@ -181,7 +195,7 @@ def write_page(results: Results, page: Path, readme: str) -> None:
     targets = [case["target"] for case in results.cases if case["target"]]
     met = sum(target["met"] for target in targets)
     about = {"rounds": results.rounds, "seconds": results.seconds, "asked": len(targets), "met": met}
-    parts = [INTRODUCTION.format(page=page, ours=OURS, **about)]
+    parts = [INTRODUCTION.format(page=page, ours=OURS, command=command(results), **about)]
     parts += ["## In short\n", machine_table(results.machine) + "\n", target_table(results.cases) + "\n"]
     for name, cases in results.by_question().items():
         parts.append(f"## {name}\n\n{cases[0]['title'][:1].upper()}{cases[0]['title'][1:]}.\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .machine import Cores
 
+DEFAULT_ROUNDS = 5
 DEFAULT_SECONDS = 0.8
 """Of a measurement. With five rounds, and four loops, all questions then take less than 25 minutes."""
 

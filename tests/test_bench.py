@@ -332,3 +332,4 @@ def test_of_a_case_that_is_in_two_files_the_last_counts(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps(told))
     results = document.read([tmp_path / "first", tmp_path / "second"])
     assert [case["loops"]["uringloop"]["cost"]["median"] for case in results.cases] == [3.0]
+    assert document.command(results) == "python -m bench question --rounds 1 --seconds 1 --json results.json"
