@@ -43,7 +43,7 @@ class Stats:
     incremental_buffers: bool
     # Sending.
     sends: int
-    sends_direct: int  # large writes that the socket took at once
+    sends_direct: int  # large writes that the socket took at once, and the last before an abort
     sends_short: int
     bytes_sent: int
     # Datagrams. Their arms and bytes are counted above.

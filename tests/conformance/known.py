@@ -35,7 +35,8 @@ if sys.version_info < (3, 12):
 
 _APPS: typing.Final = {
     # Of two tasks that read, one takes the word of the end from the other, which on asyncio then finds nothing. Here
-    # what arrives is handed out before the callbacks that are ready, and so it finds the peer's answer.
+    # what arrives is handed out before the callbacks that are ready, and so it finds the peer's answer. On uvloop it
+    # fails too.
     "tests.test_client_ws_functional::test_concurrent_close_multiple_tasks[pyloop]": "counts turns of asyncio's loop",
     "tests.test_config::test_get_loop_factory[asyncio-_UnixSelectorEventLoop]": "named after the class of the loop",
 }

@@ -59,7 +59,7 @@ class Flood:
 
 def until_told_to_stop() -> int:
     """Bytes that the kernel receives of one connection after its protocol has paused reading: 64 KiB in the turn of the
-    pause, and as much in the next; where a receive does not end by itself, the buffer pool."""
+    pause, and as much in the next; where a receive does not end by itself, the buffer pool of 1 MiB instead."""
     return 128 * KIB if uringloop.probe().limited_receives else 2 * MIB
 
 

@@ -76,7 +76,7 @@ struct ul_stats {
     uint64_t receives_bulk;      /* receives of bulk streams, by their owners */
     uint64_t bytes_received;
     uint64_t sends;              /* send requests submitted */
-    uint64_t sends_direct;       /* large writes taken by send(2) at once */
+    uint64_t sends_direct;       /* taken by the socket at once: large writes, and the last before an abort */
     uint64_t sends_short;        /* sends that took less than offered */
     uint64_t bytes_sent;
     uint64_t accepts;
