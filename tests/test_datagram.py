@@ -123,6 +123,19 @@ async def test_datagrams_of_one_turn_keep_their_order(endpoint: Make, plain: Kin
     assert [peer.recv(100) for _ in sent] == sent
 
 
+async def test_datagrams_of_one_turn_keep_their_lengths_and_addresses(endpoint: Make, plain: Kind) -> None:
+    protocol, peers = await endpoint(**plain.local()), [plain.socket(), plain.socket()]
+    sent: list[list[bytes]] = [[], []]
+    rest = itertools.count()
+    for length, peer in zip((9, 9, 9, 5, 5, 7, 9, 9, 9, 9, 9, 2), (0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 1), strict=True):
+        data = f"{next(rest):02}".encode().ljust(length, b".")
+        sent[peer].append(data)
+        protocol.transport.sendto(data, peers[peer].getsockname())
+    await fence()
+    assert [[peer.recv(100) for _ in theirs] for peer, theirs in zip(peers, sent, strict=True)] == sent
+    assert protocol.errors == []
+
+
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no Unix datagrams
 @pytest.mark.parametrize("connected", [True, False])
 async def test_full_receiver_loses_and_reorders_nothing(endpoint: Make, unix: Kind, connected: bool) -> None:

@@ -337,6 +337,7 @@ async def test_stats_count_datagrams(endpoint: Make, plain: Kind) -> None:
     after = loop.stats()
     assert after.datagrams_received - before.datagrams_received == 3
     assert after.datagrams_sent - before.datagrams_sent == 3
+    assert after.datagrams_joined - before.datagrams_joined == 3
     assert after.endpoints_open == 1
     assert after.datagrams_truncated == 0
 

@@ -50,6 +50,7 @@ class Stats:
     datagrams_received: int
     datagrams_truncated: int  # larger than 256 KiB
     datagrams_sent: int
+    datagrams_joined: int  # of those sent, those that the kernel took several as one
     datagram_batches: int  # system calls that sent several at once
     datagram_waits: int  # for room in a full socket
     datagram_errors: int  # told to error_received
@@ -104,6 +105,7 @@ class Stats:
             datagrams_received=stats.datagrams_received,
             datagrams_truncated=stats.datagrams_truncated,
             datagrams_sent=stats.datagrams_sent,
+            datagrams_joined=stats.datagrams_joined,
             datagram_batches=stats.datagram_batches,
             datagram_waits=stats.datagram_waits,
             datagram_errors=stats.datagram_errors,

@@ -204,6 +204,82 @@ static void empty_datagrams_are_sent(void) {
     pair_close(&pair);
 }
 
+static void write_lengths(struct pair *pair, const char *bytes, const uint32_t *lengths, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        write_to_peer(pair, bytes + i, lengths[i]);
+    UNTIL(pair->driver, ul_endpoint_queued(pair->driver->endpoints, pair->token) == 0);
+}
+
+/* What a byte after the other of a pattern begins, so that no two are alike. */
+static void peer_gets_lengths(struct pair *pair, const char *bytes, const uint32_t *lengths, size_t count) {
+    char *got = malloc(65507);
+    for (size_t i = 0; i < count; i++) {
+        CHECK_INT(SYSTEM(recv(pair->peer, got, 65507, MSG_DONTWAIT)), ==, lengths[i]);
+        CHECK(memcmp(got, bytes + i, lengths[i]) == 0);
+    }
+    CHECK_INT(recv(pair->peer, got, 65507, MSG_DONTWAIT), ==, -1);
+    free(got);
+}
+
+static void those_of_one_length_are_joined_and_arrive_as_they_were(void) {
+    static const uint32_t lengths[] = {100, 100, 100, 40, 40, 0, 100, 7, 8, 30000, 30000, 30000, 30000, 65507, 1, 1};
+    const size_t count = sizeof lengths / sizeof *lengths;
+    struct pair pair = pair_open();
+    char *bytes = malloc(70000);
+    pattern_fill(bytes, 70000, 1, 0);
+    write_lengths(&pair, bytes, lengths, count);
+    peer_gets_lengths(&pair, bytes, lengths, count);
+    /* 100 100 100 40; 100 7; 30000 30000, twice; 1 1 */
+    CHECK_INT(driver_report(pair.driver).stats.datagrams_joined, ==, 12);
+    CHECK_INT(driver_report(pair.driver).stats.datagrams_sent, ==, count);
+    CHECK_INT(pair.driver->note_count, ==, 0);
+    free(bytes);
+    pair_close(&pair);
+}
+
+static void what_is_refused_when_joined_is_sent_by_itself(void) {
+    static const uint32_t lengths[] = {100, 100, 100, 100, 20, 20};
+    struct pair pair = pair_open();
+    char bytes[200];
+    int yes = 1, no = 0;
+    pattern_fill(bytes, sizeof bytes, 1, 0);
+    SYSTEM(setsockopt(pair.fd, SOL_SOCKET, SO_NO_CHECK, &yes, sizeof yes)); /* as cutting needs checksums */
+    write_lengths(&pair, bytes, lengths, 4);
+    peer_gets_lengths(&pair, bytes, lengths, 4);
+    SYSTEM(setsockopt(pair.fd, SOL_SOCKET, SO_NO_CHECK, &no, sizeof no));
+    write_lengths(&pair, bytes, lengths, 6);
+    peer_gets_lengths(&pair, bytes, lengths, 6);
+    CHECK_INT(driver_report(pair.driver).stats.datagrams_joined, ==, 2); /* the shorter ones: they had not been refused */
+    CHECK_INT(pair.driver->note_count, ==, 0);
+    pair_close(&pair);
+}
+
+static void a_refusal_by_the_network_costs_one_datagram_of_those_joined(void) {
+    struct pair pair = pair_open();
+    struct sockaddr_in nobody = pair.peer_name;
+    SYSTEM(connect(pair.fd, (struct sockaddr *)&nobody, sizeof nobody));
+    close(pair.peer);
+    ul_endpoint_write(pair.driver->endpoints, pair.token, "x", 1, "", 0);
+    UNTIL(pair.driver, pair.driver->note_count == 1); /* by the receive that waits */
+    ul_endpoint_read(pair.driver->endpoints, pair.token, false);
+    driver_fence(pair.driver);
+    ul_endpoint_write(pair.driver->endpoints, pair.token, "x", 1, "", 0);
+    driver_fence(pair.driver); /* its refusal is kept for whoever asks next */
+    pair.peer = SYSTEM(socket(AF_INET, SOCK_DGRAM, 0));
+    SYSTEM(bind(pair.peer, (struct sockaddr *)&nobody, sizeof nobody));
+    for (const char *each = "abcd"; *each; each++)
+        ul_endpoint_write(pair.driver->endpoints, pair.token, each, 1, "", 0);
+    UNTIL(pair.driver, ul_endpoint_queued(pair.driver->endpoints, pair.token) == 0);
+    CHECK_INT(pair.driver->note_count, ==, 2);
+    CHECK_INT(last_note(pair.driver)->error, ==, ECONNREFUSED);
+    for (const char *each = "bcd"; *each; each++) {
+        char got = 0;
+        CHECK_INT(SYSTEM(recv(pair.peer, &got, 1, MSG_DONTWAIT)), ==, 1);
+        CHECK_INT(got, ==, *each);
+    }
+    pair_close(&pair);
+}
+
 static void a_full_socket_is_waited_for_and_loses_nothing(void) {
     struct pair pair = pair_open_unix();
     uint32_t sent = 0, got = 0;
@@ -356,6 +432,9 @@ int main(int count, char **arguments) {
         RUN(a_stop_leaves_datagrams_in_the_socket);
         RUN(one_and_several_are_sent_in_order);
         RUN(empty_datagrams_are_sent);
+        RUN(those_of_one_length_are_joined_and_arrive_as_they_were);
+        RUN(what_is_refused_when_joined_is_sent_by_itself);
+        RUN(a_refusal_by_the_network_costs_one_datagram_of_those_joined);
         RUN(a_full_socket_is_waited_for_and_loses_nothing);
         RUN(errors_concern_one_datagram_each);
         RUN(a_refusal_by_the_network_is_told_and_receiving_goes_on);

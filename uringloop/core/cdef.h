@@ -98,7 +98,7 @@ struct ul_stats {
     uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received;
     uint64_t sends, sends_direct, sends_short, bytes_sent;
     uint64_t accepts, accept_rearms;
-    uint64_t datagrams_received, datagrams_truncated, datagrams_sent, datagram_batches, datagram_waits, datagram_errors;
+    uint64_t datagrams_received, datagrams_truncated, datagrams_sent, datagrams_joined, datagram_batches, datagram_waits, datagram_errors;
     uint64_t fixed_file_fallbacks, stale_completions;
     ...;
 };

@@ -1,6 +1,7 @@
 /* The life of an endpoint: made, closed or aborted, its requests concluded, reported lost. See datagram.h for the states. */
 #include "datagram_parts.h"
 
+#include <netinet/in.h>
 #include <string.h>
 
 #define UL_DATAGRAM_GROUP 1 /* of provided buffers; the streams' is 0 */
@@ -74,6 +75,12 @@ static int ul_endpoints_open_buffers(struct ul_endpoints *endpoints) {
     return ul_buffers_open(&endpoints->buffers, ring, UL_DATAGRAM_GROUP, endpoints->buffer_count, UL_DATAGRAM_BUFFER_BYTES, false);
 }
 
+static bool ul_is_udp(int fd) {
+    int protocol = 0;
+    socklen_t length = sizeof protocol;
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 && protocol == IPPROTO_UDP;
+}
+
 int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhead) {
     if (!endpoints->buffer_count)
         return -EOPNOTSUPP;
@@ -90,6 +97,7 @@ int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhe
     }
     endpoint->fd = fd;
     endpoint->overhead = overhead;
+    endpoint->join_below = ul_is_udp(fd) ? UINT32_MAX : 0;
     endpoint->low_water = -1;
     return endpoint->entry.token;
 }

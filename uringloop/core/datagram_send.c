@@ -4,20 +4,33 @@
  * not, they have changed places. A chain of linked requests would keep the order, but the kernel runs each link in an enter of its own.
  * sendmmsg(2) keeps it, stops at the first that fails, and costs less a datagram than a request does. And a send that waits for room is not
  * to be had: where a Unix socket's receiver is full, the kernel has read the bytes by then, and sends an empty datagram later (seen on 6.18).
+ * UDP takes several datagrams of one length to one address as one message, and cuts it itself, as late as it can (UDP_SEGMENT, udp(7),
+ * Linux 4.18): a fifth of the time for 32 of them. It refuses if the way there cannot: a datagram longer than the MTU, or one that IPsec takes.
  * So: a datagram that is alone in its turn, as the answer of most servers is, is an inline SEND, which rides in the turn's enter. Several are
- * sent by one sendmmsg(2). None of them waits: if the socket is full, a poll tells when it no longer is.
+ * sent by one sendmmsg(2), joined where they can be; what is refused when joined is sent by itself, and nothing as long is joined again.
+ * None of them waits: if the socket is full, a poll tells when it no longer is.
  * Cost: a system call for each endpoint that sends several in a turn. A Unix socket that is not connected says that it is writable while its
  * receiver is full, so the loop tries again in each turn without sleep until there is room, as asyncio does.
  */
+#include <assert.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "datagram_parts.h"
 #include "ring_fault.h"
 
-/* Datagrams of one sendmmsg: their headers, 80 bytes each, are on the stack. */
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* glibc's headers have it from 2.28 on */
+#endif
+
+/* Datagrams of one sendmmsg: their headers, 104 bytes each, are on the stack. It is also the most that Linux before 6.9 takes as one. */
 #define UL_SEND_BATCH 64
+/* Of those sent as one: with its headers, and an IPv4 header's options, it must fit an IP datagram's 64 KiB. */
+#define UL_JOINED_BYTES_MAX 65000U
 
 /* --- the queue --------------------------------------------------------------------------------------------------------------------- */
 
@@ -153,23 +166,93 @@ void ul_endpoint_on_offer_refused(struct ul_endpoints *endpoints, struct ul_endp
 
 /* --- several ----------------------------------------------------------------------------------------------------------------------- */
 
-static int ul_endpoint_send_batch(const struct ul_endpoints *endpoints, const struct ul_endpoint *endpoint) {
-    struct mmsghdr messages[UL_SEND_BATCH];
+/* The segments' length, as an ancillary message: a struct cmsghdr and what follows it. */
+struct ul_segment_control {
+    size_t length;
+    int level, type;
+    uint16_t bytes;
+};
+static_assert(offsetof(struct ul_segment_control, level) == offsetof(struct cmsghdr, cmsg_level), "as in a cmsghdr");
+static_assert(offsetof(struct ul_segment_control, type) == offsetof(struct cmsghdr, cmsg_type), "as in a cmsghdr");
+static_assert(offsetof(struct ul_segment_control, bytes) == CMSG_LEN(0), "where the kernel looks for it");
+
+struct ul_send_batch {
+    unsigned int datagrams, messages;
+    struct mmsghdr message[UL_SEND_BATCH];
     struct iovec iov[UL_SEND_BATCH];
-    unsigned int count = 0;
-    for (struct ul_datagram *datagram = endpoint->first; datagram && count < UL_SEND_BATCH; datagram = datagram->next, count++) {
-        iov[count] = (struct iovec){.iov_base = (void *)(uintptr_t)ul_datagram_data(datagram), .iov_len = datagram->length};
-        messages[count] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov[count], .msg_iovlen = 1}};
-        if (datagram->name_length) {
-            messages[count].msg_hdr.msg_name = datagram->bytes;
-            messages[count].msg_hdr.msg_namelen = datagram->name_length;
-        }
+    struct ul_segment_control control[UL_SEND_BATCH];
+};
+
+static bool ul_datagram_has_name_of(const struct ul_datagram *one, const struct ul_datagram *other) {
+    return one->name_length == other->name_length && memcmp(one->bytes, other->bytes, one->name_length) == 0;
+}
+
+/* How many, from this one on, may be one message: all of one length but the last, which may be shorter, and none empty. */
+static unsigned int ul_endpoint_joinable(const struct ul_endpoint *endpoint, const struct ul_datagram *first, unsigned int most) {
+    if (!first->length || first->length >= endpoint->join_below)
+        return 1;
+    unsigned int count = 1;
+    uint32_t bytes = first->length, last = first->length;
+    for (const struct ul_datagram *next = first->next; next && count < most && last == first->length; next = next->next, count++) {
+        last = next->length;
+        bytes += last;
+        if (!last || last > first->length || bytes > UL_JOINED_BYTES_MAX || !ul_datagram_has_name_of(first, next))
+            break;
     }
-    count = (unsigned int)UL_FAULT_LENGTH(&endpoints->engine->ring, SHORT_SEND, count);
+    return count;
+}
+
+/* Make these one message; the first that is not of it. */
+static struct ul_datagram *ul_send_batch_add(struct ul_send_batch *batch, struct ul_datagram *first, unsigned int count) {
+    struct msghdr *header = &batch->message[batch->messages].msg_hdr;
+    *header = (struct msghdr){.msg_iov = &batch->iov[batch->datagrams], .msg_iovlen = count};
+    if (first->name_length) {
+        header->msg_name = first->bytes;
+        header->msg_namelen = first->name_length;
+    }
+    if (count > 1) {
+        struct ul_segment_control *control = &batch->control[batch->messages];
+        *control = (struct ul_segment_control){
+            .length = CMSG_LEN(sizeof control->bytes),
+            .level = IPPROTO_UDP,
+            .type = UDP_SEGMENT,
+            .bytes = (uint16_t)first->length,
+        };
+        header->msg_control = control;
+        header->msg_controllen = sizeof *control;
+    }
+    batch->messages++;
+    struct ul_datagram *datagram = first;
+    for (; count; datagram = datagram->next, count--)
+        batch->iov[batch->datagrams++] = (struct iovec){.iov_base = (void *)(uintptr_t)ul_datagram_data(datagram), .iov_len = datagram->length};
+    return datagram;
+}
+
+/* How many datagrams were sent, or -errno of the first; zero if they were refused for being joined, as they will not be again. */
+static int ul_endpoint_send_batch(const struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    struct ul_send_batch batch;
+    batch.datagrams = batch.messages = 0;
+    for (struct ul_datagram *datagram = endpoint->first; datagram && batch.datagrams < UL_SEND_BATCH;)
+        datagram = ul_send_batch_add(&batch, datagram, ul_endpoint_joinable(endpoint, datagram, UL_SEND_BATCH - batch.datagrams));
+    unsigned int count = (unsigned int)UL_FAULT_LENGTH(&endpoints->engine->ring, SHORT_SEND, batch.messages);
     if (UL_FAULT(&endpoints->engine->ring, EAGAIN))
         return -EAGAIN;
-    int sent = sendmmsg(endpoint->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return sent < 0 ? -errno : sent;
+    int sent = sendmmsg(endpoint->fd, batch.message, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0) {
+        bool refused = batch.message[0].msg_hdr.msg_iovlen > 1 && (errno == EMSGSIZE || errno == EINVAL || errno == EIO);
+        if (!refused)
+            return -errno;
+        endpoint->join_below = endpoint->first->length;
+        return 0;
+    }
+    int datagrams = 0;
+    for (int i = 0; i < sent; i++) {
+        const int together = (int)batch.message[i].msg_hdr.msg_iovlen;
+        datagrams += together;
+        if (together > 1)
+            endpoints->engine->stats.datagrams_joined += (uint64_t)together;
+    }
+    return datagrams;
 }
 
 /* False if it stopped because there is no room for another event. */

@@ -84,6 +84,7 @@ struct ul_stats {
     uint64_t datagrams_received;
     uint64_t datagrams_truncated; /* of them, those that were larger than a buffer */
     uint64_t datagrams_sent;
+    uint64_t datagrams_joined;    /* of those sent, those that went to the kernel several as one */
     uint64_t datagram_batches;    /* sendmmsg(2) calls, each for several that were queued in one turn */
     uint64_t datagram_waits;      /* for room in a full socket */
     uint64_t datagram_errors;

@@ -1,6 +1,7 @@
 #include "kernel.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -446,11 +447,23 @@ int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flag
     (void)fd, (void)flags;
     for (unsigned int i = 0; i < count; i++) {
         read_memory(messages[i].msg_hdr.msg_name, messages[i].msg_hdr.msg_namelen);
-        read_memory(messages[i].msg_hdr.msg_iov->iov_base, messages[i].msg_hdr.msg_iov->iov_len);
+        read_memory(messages[i].msg_hdr.msg_control, messages[i].msg_hdr.msg_controllen);
+        for (size_t j = 0; j < messages[i].msg_hdr.msg_iovlen; j++)
+            read_memory(messages[i].msg_hdr.msg_iov[j].iov_base, messages[i].msg_hdr.msg_iov[j].iov_len);
     }
     if (input_one_in(4))
         return (int)answer(some_error());
     return (int)(1 + input_below(count));
+}
+
+/* A socket's protocol. */
+int fuzz_getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
+    (void)fd, (void)level, (void)name;
+    if (input_one_in(4))
+        return (int)answer(some_error());
+    const int protocol = input_one_in(2) ? IPPROTO_UDP : 0;
+    memcpy(value, &protocol, *length);
+    return 0;
 }
 
 int fuzz_shutdown(int fd, int how) {

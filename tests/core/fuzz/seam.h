@@ -12,6 +12,7 @@
 #define write fuzz_write
 #define send fuzz_send
 #define sendmmsg fuzz_sendmmsg
+#define getsockopt fuzz_getsockopt
 #define shutdown fuzz_shutdown
 #define malloc fuzz_malloc
 #define calloc fuzz_calloc
