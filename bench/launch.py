@@ -31,6 +31,7 @@ ANNOUNCEMENT_BYTES = 4096
 NOT_INHERITED = {
     "PYTHONASYNCIODEBUG": "debug mode slows the loops, each in its own measure",
     "PYTHONDEVMODE": "implies debug mode",
+    "PYTHONDONTWRITEBYTECODE": "a loop in Python would be compiled at each start, which takes memory that is kept",
     "URINGLOOP_FALLBACK": "a loop that cannot run must fail",
 }
 """Environment variables that the measured process must not see, and why."""

@@ -10,13 +10,13 @@ from uringloop._version import __version__
 from uringloop.loop import Loop
 from uringloop.policy import event_loop_policy_class, install, new_event_loop, run
 from uringloop.probe import Probe, Unavailable, probe
-from uringloop.stats import Stats
 
 if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as EventLoopPolicy
 
     from uringloop import fs
     from uringloop.files.opening import open
+    from uringloop.stats import Stats
 
 __all__ = [
     "EventLoopPolicy",
@@ -37,7 +37,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "EventLoopPolicy":
         return event_loop_policy_class()
-    # Imported when they are first used: a megabyte that a server may not need.
+    # Imported when they are first used: two megabytes that a server may not need.
+    if name == "Stats":
+        return importlib.import_module("uringloop.stats").Stats
     if name == "fs":
         return importlib.import_module("uringloop.fs")
     if name == "open":

@@ -14,7 +14,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uringloop import compat, environment, splice, transports
 from uringloop.operations import Operations
@@ -23,10 +23,12 @@ from uringloop.reactor import EVENT_DATAGRAM, TURN_DUE, Event, Options, Reactor,
 from uringloop.scheduling import NO_TIMER, UNKNOWN_TIMER, Scheduling
 from uringloop.selector import RingSelector
 from uringloop.sockets import KeptSockets, SocketCoroutines
-from uringloop.stats import Stats
 from uringloop.transports.base import set_nodelay
 from uringloop.transports.server import Listener
 from uringloop.transports.stream import StreamTransport
+
+if TYPE_CHECKING:
+    from uringloop.stats import Stats
 
 
 class Loop(Scheduling, SocketCoroutines):
@@ -127,7 +129,7 @@ class Loop(Scheduling, SocketCoroutines):
         ready, scheduled, selector, reactor = self._ready, self._scheduled, self._selector, self._reactor
         wait, look, pointer = reactor.wait, reactor.look, reactor.pointer
         first_event, pool = reactor.first_event, reactor.pool
-        sinks, polled = selector.sinks, selector.ready
+        streams, polled = selector.streams, selector.ready
         timer_number = UNKNOWN_TIMER
         virtual_time, attributes = self._has_virtual_time(), self.__dict__
         may_sleep = not self._stopping
@@ -160,17 +162,17 @@ class Loop(Scheduling, SocketCoroutines):
                                     selector.hand_out_other(kind, token, start, stop)
                                 continue
                             try:  # EVENT_DATA is 0
-                                run, receive = sinks[token]
-                                run(receive, pool[start:stop])
+                                stream = streams[token]
+                                stream.context.run(stream.sink, pool[start:stop])
                             except (SystemExit, KeyboardInterrupt):
                                 raise
                             except BaseException as exc:
-                                selector.streams[token].on_receive_failed(exc)
+                                streams[token].on_receive_failed(exc)
                     except BaseException:
                         if count > 1:
                             selector.leave(events)
                         raise
-                    run = receive = None  # type: ignore[assignment]  # else this frame keeps the transport alive
+                    stream = None  # type: ignore[assignment]  # else this frame keeps it alive
             if polled:
                 self._process_events(selector.take_ready())  # type: ignore[attr-defined]
             if is_due:
@@ -390,6 +392,8 @@ class Loop(Scheduling, SocketCoroutines):
         self._check_closed()  # type: ignore[attr-defined]
         # The poll on the socket pair that signals come through is the loop's own, not its user's.
         own_polls = int(self._selector.is_armed(self._ssock.fileno()))
+        from uringloop.stats import Stats  # the making of so large a dataclass takes a megabyte
+
         return Stats.of(self._reactor.report(), own_polls=own_polls)
 
 

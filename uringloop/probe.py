@@ -8,9 +8,8 @@ import os
 import resource
 import select
 import socket
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uringloop import environment
 from uringloop.addresses import packer
@@ -42,8 +41,7 @@ _TICK_NS = 50_000_000  # how long a probe waits for what loopback delivers in mi
 _FIN_MS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """What io_uring offers here. With `available` false, `reason` says why in words and `remedy` what to do about
     it."""
 
@@ -63,7 +61,7 @@ class Probe:
 
 
 # What the loop does without where it is missing, and where URINGLOOP_WITHOUT names it.
-OPTIONAL = frozenset(Probe.__dataclass_fields__) - {"available", "reason", "remedy", "errno", "multishot_recv"}
+OPTIONAL = frozenset(Probe._fields) - {"available", "reason", "remedy", "errno", "multishot_recv"}
 
 
 class Unavailable(OSError):
@@ -86,7 +84,7 @@ def probe() -> Probe:
 
 def _less(found: Probe, features: frozenset[str]) -> Probe:
     absent: dict[str, Any] = dict.fromkeys(features, False)
-    return replace(found, **absent)
+    return found._replace(**absent)
 
 
 def forget() -> None:
@@ -153,7 +151,7 @@ def _look() -> Probe:
         datagrams=datagrams,
         no_sqarray=no_sqarray,
         incremental_buffers=_receives(_options(buffers=1, files=0, incremental=True)),
-        limited_receives=_receives(replace(_options(buffers=4, files=0, incremental=False), limited_receives=True)),
+        limited_receives=_receives(_options(buffers=4, files=0, incremental=False)._replace(limited_receives=True)),
         fixed_files=_frees_fixed_files(),
     )
 

@@ -11,9 +11,8 @@ import os
 import struct
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from uringloop.core import _core
 
@@ -101,8 +100,8 @@ class Pool(Protocol):
     def __getitem__(self, span: slice) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+# Named tuples here and in probe.py: the making of a dataclass costs the import a millisecond, and memory that is kept.
+class Options(NamedTuple):
     """Sizes of a ring. Sizes not given are chosen by the loop from what the kernel offers.
 
     entries: submission queue entries, a power of two up to 32768.
@@ -130,7 +129,8 @@ class Options:
     hardened: bool = False
     without_flags: int = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise TypeError or ValueError for sizes that cannot be."""
         for name in ("entries", "buffers", "buffer_size", "files", "datagram_buffers"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -163,9 +163,11 @@ class Reactor:
     """A ring, its buffer pool and its fixed-file table. Not thread-safe, but for `wake`."""
 
     def __init__(self, options: Options) -> None:
-        """Make a disabled ring; the thread that calls `begin` first will own it. Raises OSError."""
+        """Make a disabled ring; the thread that calls `begin` first will own it. Raises OSError, and what
+        `Options.check` does."""
         self._pointer: Any = None
         self.closed = True
+        options.check()
         self.options = options
         completions = min(COMPLETIONS_MAX, COMPLETIONS_PER_ENTRY * options.entries)
         c_options = _ffi.new(
@@ -201,6 +203,7 @@ class Reactor:
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
         self._names = _ffi.new("char[]", 2 * _SOCKET_NAME_BYTES)
+        self._own_name = b""  # of the socket that was asked for last
         pool_bytes = self.options.buffers * self.options.buffer_size
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), pool_bytes)
         # The calls of the hot path are the C functions themselves, with their first argument beside them: a partial
@@ -319,8 +322,13 @@ class Reactor:
         """The sockaddrs of a socket and of its peer; empty for one that it has not."""
         lengths = _lib.ul_socket_names(fd, self._names)
         names = _ffi.buffer(self._names)
+        own = names[: lengths & 0xFFFF]
+        if own == self._own_name:
+            own = self._own_name  # those that a server accepts share theirs
+        else:
+            self._own_name = own
         peer = _SOCKET_NAME_BYTES
-        return names[: lengths & 0xFFFF], names[peer : peer + (lengths >> 16)]
+        return own, names[peer : peer + (lengths >> 16)]
 
     def stream_open_pipe(self, fd: int) -> int:
         """A token for what can be read but is no socket: a pipe, a terminal. It writes nothing. Raises OSError."""

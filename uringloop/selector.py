@@ -13,6 +13,7 @@ Cost: a request a readiness event, where epoll needs none.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import select
 import stat
@@ -48,13 +49,15 @@ TIMEOUT_MAX_NS = 2**62
 _OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, EVENT_ENDPOINT_LOST)
 
 
-# The `run` of a context, and what it runs with the bytes. Two, because a partial of them is a call more.
-Sink = tuple[Callable[..., object], Callable[[bytes], object]]
-
-
 class StreamOwner(Protocol):
     """What a stream's events call; the transport."""
 
+    @property
+    def sink(self) -> Callable[[bytes], object]:
+        """What takes the bytes that arrive, in `context`. It is changed to pause or drop them."""
+
+    @property
+    def context(self) -> contextvars.Context: ...
     @property
     def pinned(self) -> object:
         """What the kernel may still read."""
@@ -98,9 +101,7 @@ class RingSelector(_BaseSelectorImpl):
         self.pool = reactor.pool
         self.events = reactor.events
         self.behind = False  # there is something for `catch_up`
-        # Who hears of what, by token. A sink takes the bytes that arrived, and is changed by its transport to pause
-        # or drop them.
-        self.sinks: dict[int, Sink] = {}
+        # Who hears of what, by token.
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, Callable[[int], None]] = {}
         self.endpoints: dict[int, EndpointOwner] = {}
@@ -240,8 +241,8 @@ class RingSelector(_BaseSelectorImpl):
             self.hand_out_other(kind, token, start, stop)
             return
         try:
-            run, receive = self.sinks[token]
-            run(receive, self.pool[start:stop])
+            stream = self.streams[token]
+            stream.context.run(stream.sink, self.pool[start:stop])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -262,7 +263,6 @@ class RingSelector(_BaseSelectorImpl):
         elif kind == EVENT_EOF:
             self.streams[token].on_eof()
         elif kind == EVENT_LOST:
-            del self.sinks[token]
             self.streams.pop(token).on_lost(a)
         elif kind == EVENT_ENDPOINT_ERROR:
             self.endpoints[token].on_error(a)
@@ -311,7 +311,7 @@ class RingSelector(_BaseSelectorImpl):
             endpoint.on_loop_closed()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
-        for table in (self.sinks, self.streams, self.listeners, self.endpoints, self.operations, self.waiting):
+        for table in (self.streams, self.listeners, self.endpoints, self.operations, self.waiting):
             table.clear()
         self._polls.clear()
         self._poll_tokens.clear()

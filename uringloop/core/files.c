@@ -22,32 +22,35 @@ int ul_files_open(struct ul_files *files, struct ul_ring *ring, int capacity) {
         files->capacity = 0;
         return error;
     }
-    files->free_slots = malloc((size_t)capacity * sizeof *files->free_slots);
+    files->returned = malloc((size_t)capacity * sizeof *files->returned);
     files->fds = malloc((size_t)capacity * sizeof *files->fds);
-    if (!files->free_slots || !files->fds) {
+    if (!files->returned || !files->fds) {
         ul_files_close(files);
         ul_ring_register(ring, IORING_UNREGISTER_FILES, NULL, 0);
         return -ENOMEM;
     }
-    files->free_count = capacity;
-    for (int i = 0; i < capacity; i++)
-        files->free_slots[i] = capacity - 1 - i;
     return 0;
 }
 
 void ul_files_close(struct ul_files *files) {
     /* The kernel's half of the table goes with the ring. */
-    free(files->free_slots);
+    free(files->returned);
     free(files->fds);
     memset(files, 0, sizeof *files);
 }
 
-int ul_files_take(struct ul_files *files) { return files->free_count ? files->free_slots[--files->free_count] : UL_NO_SLOT; }
+int ul_files_take(struct ul_files *files) {
+    if (files->returned_count)
+        return files->returned[--files->returned_count];
+    return files->first_unused < files->capacity ? files->first_unused++ : UL_NO_SLOT;
+}
 
 void ul_files_give_back(struct ul_files *files, int slot) {
-    if (files->free_count < files->capacity)
-        files->free_slots[files->free_count++] = slot;
+    if (files->returned_count < files->first_unused)
+        files->returned[files->returned_count++] = slot;
 }
+
+int ul_files_in_use(const struct ul_files *files) { return files->first_unused - files->returned_count; }
 
 void ul_files_prepare_update(struct ul_files *files, struct io_uring_sqe *sqe, int slot, int fd) {
     /* Emptying has a cell of its own: the filling of the same slot may not have been submitted yet. */

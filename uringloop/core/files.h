@@ -13,9 +13,10 @@
 
 struct ul_files {
     int capacity;     /* 0: no table, plain fds everywhere */
-    int free_count;
-    int *free_slots;  /* a stack: the slot freed last is used next, while the kernel's entry is still in the cache */
-    int32_t *fds;     /* one cell a slot: the argument of its FILES_UPDATE must stay in place until that is submitted */
+    int first_unused; /* it and all behind it have never been taken: so what a table could hold takes memory only once it does */
+    int returned_count;
+    int *returned; /* a stack: the slot given back last is used next, while the kernel's entry is still in the cache */
+    int32_t *fds;  /* one cell a slot: the argument of its FILES_UPDATE must stay in place until that is submitted */
 };
 
 /* Register a table of `capacity` empty slots. 0 or -errno, and then there is no table. */
@@ -29,6 +30,7 @@ void ul_files_close(struct ul_files *files);
 /* A free slot, or UL_NO_SLOT when the table is full or absent: use the plain fd then. */
 int ul_files_take(struct ul_files *files);
 void ul_files_give_back(struct ul_files *files, int slot);
+int ul_files_in_use(const struct ul_files *files);
 
 /* Make this SQE the request that puts `fd` into `slot` (-1: empties it). */
 void ul_files_prepare_update(struct ul_files *files, struct io_uring_sqe *sqe, int slot, int fd);

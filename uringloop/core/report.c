@@ -17,7 +17,7 @@ void ul_reactor_report(const struct ul_reactor *reactor, struct ul_report *repor
         .endpoints = reactor->endpoints.table.live,
         .operations = reactor->operations.table.live,
         .files = (uint32_t)engine->files.capacity,
-        .slots_in_use = (uint32_t)(engine->files.capacity - engine->files.free_count),
+        .slots_in_use = (uint32_t)ul_files_in_use(&engine->files),
         .buffer_count = engine->buffers.count,
         .buffer_size = engine->buffers.size,
         .buffers_in_use = engine->buffers.count - engine->buffers.kernel_count,

@@ -24,9 +24,9 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
 
     # asyncio's base classes have slots, and CPython does not specialize attributes in the dict of an instance that has
     # both; so all fields are slots, and a turn costs a tenth less. There still is a dict for what users add.
-    __slots__ = ("__dict__", "__weakref__", "_context", "_life", "_protocol")
+    __slots__ = ("__dict__", "__weakref__", "_life", "_protocol", "context")
 
-    _context: contextvars.Context
+    context: contextvars.Context
     _life: Life
     _protocol: Any
     # asyncio's.
@@ -58,12 +58,21 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
         # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on
         # uvloop.
         if not self._protocol_paused:
-            self._context.copy().run(super()._maybe_pause_protocol)  # type: ignore[misc]
+            self.context.copy().run(super()._maybe_pause_protocol)  # type: ignore[misc]
 
     def _maybe_resume_protocol(self) -> None:
         if self._protocol_paused:
-            self._context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
+            self.context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
 
+
+def _usual_limits() -> tuple[int, int]:
+    no_loop: Any = object()
+    mixin: Any = transports._FlowControlMixin(None, no_loop)
+    return mixin._high_water, mixin._low_water
+
+
+# asyncio's write limits, in bytes.
+HIGH_WATER, LOW_WATER = _usual_limits()
 
 # Stands in where most transports have nothing to keep: an empty deque is larger than all else that a stream needs.
 NOTHING: deque[Any] = deque(maxlen=0)

@@ -1,9 +1,9 @@
 """What transports that read a stream of the core have in common: how their protocol is fed, pauses, and is changed.
 
-Small messages come as DATA events, and the loop's turn calls this stream's sink with them: `protocol.data_received`
-itself, in the transport's context, while reading flows; `_park` while it is paused; `_drop` once the transport is
-closing. So the hot path asks no questions. Large ones are received here, when the core says READABLE: straight into
-the object that the protocol is to have, or into the buffer that it hands out.
+Small messages come as DATA events, and the loop's turn calls the transport's `sink` with them, in its context:
+`protocol.data_received` itself while reading flows; `_park` while it is paused; `drop` once the transport is closing.
+So the hot path asks no questions. Large ones are received here, when the core says READABLE: straight into the object
+that the protocol is to have, or into the buffer that it hands out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import enum
 import os
 from asyncio.log import logger
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uringloop.reactor import RECEIVE_BYTES_MAX, Reactor
@@ -21,7 +22,7 @@ from uringloop.transports.base import NOTHING, Life, ProtocolError, fill_buffer,
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
-    from uringloop.selector import RingSelector, Sink
+    from uringloop.selector import RingSelector
 
 # os.read makes an object of all it might read, and cuts it down to what it has read. For so much memory glibc asks the
 # kernel, each time anew, until the first time that a piece of that size is given back to it: here.
@@ -35,13 +36,17 @@ class Reading(enum.Enum):
     ENDED = enum.auto()  # eof_received was called
 
 
+def drop(data: bytes) -> None:
+    """The sink of a transport that takes nothing any more."""
+
+
 class ReceivingTransport:
     """The receiving half of a transport."""
 
     if not TYPE_CHECKING:
         __slots__ = ()  # its fields are in the slots of the transport
 
-    _context: contextvars.Context
+    context: contextvars.Context
     _eof_parked: bool
     _fd: int
     _is_buffered: bool
@@ -53,8 +58,8 @@ class ReceivingTransport:
     _reading: Reading
     _receive_stopped: bool
     _selector: RingSelector
-    _sink: Sink
     _token: int
+    sink: Callable[[bytes], object]
 
     def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
         """Before there is a stream. Raises AttributeError for what is no protocol."""
@@ -66,13 +71,14 @@ class ReceivingTransport:
         self._parked = NOTHING
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self.sink = drop
         self.set_protocol(protocol)
 
     def _receive_from(self, fd: int, token: int) -> None:
         """This is the stream of the core that the bytes come from."""
         self._fd = fd
         self._token = token
-        self._selector.sinks[token] = (self._context.run, self._park)
+        self.sink = self._park
 
     def on_receive_failed(self, exc: BaseException) -> None:
         """The protocol raised while it was given bytes."""
@@ -90,7 +96,7 @@ class ReceivingTransport:
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then begin to receive."""
         try:
-            self._context.run(self._protocol.connection_made, self)
+            self.context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
@@ -111,11 +117,18 @@ class ReceivingTransport:
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
         self._is_buffered = is_buffered(protocol)
-        receive = self._fill_buffers if self._is_buffered else protocol.data_received  # type: ignore[attr-defined]
-        self._sink = (self._context.run, receive)
-        current = self._selector.sinks.get(self._token)
-        if current is not None and current[1] != self._park and self._life is Life.OPEN:
-            self._selector.sinks[self._token] = self._sink
+        receive = self._protocols_sink()
+        if self._flows():
+            self.sink = receive
+
+    def _protocols_sink(self) -> Callable[[bytes], object]:
+        """Raises AttributeError for what is no protocol."""
+        receive: Callable[[bytes], object] = self._fill_buffers if self._is_buffered else self._protocol.data_received
+        return receive
+
+    def _flows(self) -> bool:
+        """True while bytes go to the protocol as they come."""
+        return self._life is Life.OPEN and self.sink != self._park
 
     # A private name of asyncio's transports and of uvloop's, at which programs look.
     @property
@@ -129,7 +142,7 @@ class ReceivingTransport:
         if not self.is_reading() or self._reading is Reading.ENDED:
             return
         self._reading = Reading.PAUSED
-        self._selector.sinks[self._token] = (self._context.run, self._park)
+        self.sink = self._park
         if self._loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -145,18 +158,18 @@ class ReceivingTransport:
             self._receive()
 
     def _receive(self) -> None:
-        self._selector.sinks[self._token] = self._sink
+        self.sink = self._protocols_sink()
         if self._receive_stopped:
             self._receive_stopped = False
             self._reactor.stream_read(self._token, True)
 
     def on_readable(self, room: int) -> None:
         """There are bytes, many as a rule: receive up to `room` of them to where the protocol wants them."""
-        if self._selector.sinks[self._token] is not self._sink:
+        if not self._flows():
             self._stop_core()  # they stay where they are until they are wanted
             return
         try:
-            at_end = self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
+            at_end = self.context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -217,7 +230,7 @@ class ReceivingTransport:
     def _return(self, data: bytes) -> None:
         # The protocol paused reading, or another took its place, in the middle of what had arrived.
         if self.is_reading():
-            self._sink[1](data)  # we are in the context already
+            self._protocols_sink()(data)  # we are in the context already
         else:
             self._keep_parked().appendleft(data)
 
@@ -237,14 +250,10 @@ class ReceivingTransport:
             self._receive_stopped = True
             self._reactor.stream_read(self._token, False)
 
-    def _drop(self, data: bytes) -> None:
-        pass
-
     def _unpark(self) -> None:
         while self._parked and self.is_reading():
             try:
-                run, receive = self._sink
-                run(receive, self._parked.popleft())
+                self.context.run(self._protocols_sink(), self._parked.popleft())
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -257,5 +266,5 @@ class ReceivingTransport:
             self.on_eof()
 
     def _stop_receiving(self) -> None:
-        self._selector.sinks[self._token] = (self._context.run, self._drop)
+        self.sink = drop
         self._parked.clear()

@@ -46,6 +46,8 @@ class Listener:
         self._context = contextvars.copy_context() if context is None else context
         self._retry: asyncio.TimerHandle | None = None
         set_nodelay(sock)  # accepted sockets inherit it: no system call for each
+        if server is not None:
+            compat.count_clients(server, loop._selector.streams)
         self._token = loop._reactor.listener_open(sock.fileno())
         loop._selector.listeners[self._token] = self.on_accepted
 

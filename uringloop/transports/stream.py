@@ -26,8 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 from uringloop import addresses, compat
 from uringloop.reactor import pin
-from uringloop.transports.base import NOTHING, Life, NativeTransport, ProtocolError, add_addresses, copied
-from uringloop.transports.receiving import Reading, ReceivingTransport
+from uringloop.transports.base import (
+    HIGH_WATER,
+    LOW_WATER,
+    NOTHING,
+    Life,
+    NativeTransport,
+    ProtocolError,
+    add_addresses,
+    copied,
+)
+from uringloop.transports.receiving import Reading, ReceivingTransport, drop
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -48,6 +57,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_eof_written",
         "_fd",
         "_is_buffered",
+        "_known",
         "_lost_because",
         "_parked",
         "_peername",
@@ -57,8 +67,6 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_receive_stopped",
         "_room",
         "_selector",
-        "_server",
-        "_sink",
         "_sock",
         "_sock_fd",
         "_sockname",
@@ -67,6 +75,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_token",
         "_writable",
         "_writes_refused",
+        "server",
+        "sink",
     )
 
     _start_tls_compatible = True
@@ -86,7 +96,9 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         # What __del__ and __repr__ look at comes first: anything below may fail.
         self._life = Life.LOST
         self._sock_fd = -1
-        super().__init__(extra, loop)
+        # What the constructors of asyncio's base classes do, four calls for each connection.
+        self._protocol_paused, self._high_water, self._low_water = False, HIGH_WATER, LOW_WATER
+        self._known = extra
         fd = sock if isinstance(sock, int) else sock.fileno()
         self._sock = None if isinstance(sock, int) else sock
         if self._sock is not None and self._sock.family not in addresses.FAMILIES:
@@ -94,7 +106,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             self._sockname = self._peername = b""
         else:  # asked for now: they are to be known after the connection is gone
             self._sockname, self._peername = loop._reactor.socket_names(fd)
-        self._context = context
+        self.context = context
         self._eof_written = False
         self._writes_refused = 0
         self._lost_because: BaseException | None = None
@@ -104,7 +116,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._room: asyncio.Future[int] | None = None  # what a sendfile waits with for room in the socket
         self._stream_write, self._streams = loop._reactor.stream_write, loop._reactor.streams
         self._expect_bytes(loop, protocol)
-        self._server = server
+        self.server = server
         if server is not None:
             compat.attach(server, self)
         try:
@@ -143,19 +155,26 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         if self._sock_fd >= 0:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._close_socket()
-            if self._server is not None:
-                compat.detach(self._server, self)
+            if self.server is not None:
+                compat.detach(self.server, self)
+
+    # What get_extra_info tells is made when it is asked for: most connections never are.
+    @property
+    def _extra(self) -> dict[str, Any]:  # type: ignore[override]
+        if self._known is None:
+            self._known = {}
+        return self._known
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        # Made when asked for: most connections never are.
-        if name not in self._extra:
+        extra = self._extra
+        if name not in extra:
             if name == "socket" and self._sock_fd >= 0:
-                self._extra[name] = trsock.TransportSocket(self._socket())
+                extra[name] = trsock.TransportSocket(self._socket())
             elif name == "sockname":
-                self._extra[name] = addresses.unpack_name(self._sockname)
+                extra[name] = addresses.unpack_name(self._sockname)
             elif name == "peername":
-                self._extra[name] = addresses.unpack_name(self._peername)
-        return super().get_extra_info(name, default)
+                extra[name] = addresses.unpack_name(self._peername)
+        return extra.get(name, default)
 
     def _socket(self) -> socket.socket:
         if self._sock is None:
@@ -191,7 +210,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             logger.debug("%r received EOF", self)
         self._reading = Reading.ENDED
         try:
-            keep_open = self._context.run(self._protocol.eof_received)
+            keep_open = self.context.run(self._protocol.eof_received)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -374,7 +393,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         try:
-            self._context.run(self._protocol.connection_lost, exc)
+            self.context.run(self._protocol.connection_lost, exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
@@ -386,12 +405,13 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         """The core is gone, and this stream with it: nothing may be asked of it any more."""
         self._life = Life.LOST
         self._writable = False
+        self.sink = drop
 
     def _let_go(self) -> None:
         self._loop._native_transports.pop(self._sock_fd, None)
         self._close_socket()
         self._protocol = None
-        del self._sink
-        server, self._server = self._server, None
+        self.sink = drop
+        server, self.server = self.server, None
         if server is not None:
             compat.detach(server, self)
