@@ -14,6 +14,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from uringloop import compat, environment, splice, transports
@@ -36,7 +37,7 @@ class Loop(Scheduling, SocketCoroutines):
     missing."""
 
     # What asyncio.SelectorEventLoop has, for mypy.
-    _closed = True  # for __del__, until there is something to close
+    _closed: bool
     _stopping: bool
     _transports: Any
     _signal_handlers: dict[int, asyncio.Handle]
@@ -58,10 +59,9 @@ class Loop(Scheduling, SocketCoroutines):
 
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
-        self._listeners: dict[int, Listener] = {}
-        self._processes: set[transports.process.ProcessTransport] = set()
-        # By fd, until they are lost.
-        self._native_transports: dict[int, StreamTransport | transports.datagram.DatagramTransport] = {}
+        self._closed = True  # for __del__, until there is something to close
+        # CPython finds methods and attributes of an instance by their place, without a search, as long as it has no
+        # more than 30; asyncio's have 26.
         self._reactor = Reactor(
             choose_options(
                 entries=entries,
@@ -75,7 +75,6 @@ class Loop(Scheduling, SocketCoroutines):
         self._selector = RingSelector(self._reactor)
         self._operations = Operations(self, self._selector, self._reactor)
         self._kept = KeptSockets()
-        self._emptied = set()
         try:
             super().__init__(self._selector)
         except BaseException:
@@ -113,12 +112,7 @@ class Loop(Scheduling, SocketCoroutines):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._listeners.clear()
         super().close()
-        for process in self._processes:
-            process.forget()
-        self._processes.clear()
-        self._native_transports.clear()
         self._operations.close()
         self._kept.close()
 
@@ -127,23 +121,24 @@ class Loop(Scheduling, SocketCoroutines):
         # What a turn needs is in the frame, and it is one frame from the kernel to the sink. A loop with little to do
         # finds its caches cold after each sleep: there, an attribute or a frame more is a hundredth of a request.
         ready, scheduled, selector, reactor = self._ready, self._scheduled, self._selector, self._reactor
-        wait, look, pointer = reactor.wait, reactor.look, reactor.pointer
+        wait, glance, look, pointer = reactor.wait, reactor.glance, reactor.look, reactor.pointer
         first_event, pool = reactor.first_event, reactor.pool
         streams, polled = selector.streams, selector.ready
         timer_number = UNKNOWN_TIMER
-        virtual_time, attributes = self._has_virtual_time(), self.__dict__
         may_sleep = not self._stopping
         while True:
-            if self._timer_cancelled_count:
-                self._sweep_cancelled_timers()
-            replaced = "time" in attributes  # a test has put its clock in the place of the loop's
-            if (scheduled[0][1] if scheduled else NO_TIMER) != timer_number or virtual_time or replaced:
-                timer_number = self._set_deadline(virtual_time or replaced)
+            if scheduled:
+                if self._timer_cancelled_count:
+                    self._sweep_cancelled_timers()
+                if self.time is not monotonic or not scheduled or scheduled[0][1] != timer_number:
+                    timer_number = self._set_deadline()
+            elif timer_number != NO_TIMER:
+                timer_number = self._set_deadline()
             if selector.behind:
                 selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
                 may_sleep = not self._stopping
             sleeps = may_sleep and not ready
-            count = wait(pointer) if sleeps else look(pointer)
+            count = wait(pointer) if sleeps else glance(pointer) and look(pointer)
             is_due = count >= TURN_DUE
             if is_due:
                 count -= TURN_DUE
@@ -294,13 +289,12 @@ class Loop(Scheduling, SocketCoroutines):
                 "ssl_handshake_timeout": ssl_handshake_timeout,
                 "ssl_shutdown_timeout": ssl_shutdown_timeout,
             }
-        fd = self._selector.fileno(sock)
-        self._listeners[fd] = Listener(self, sock, protocol_factory, server, tls, context)
+        Listener(self, sock, protocol_factory, server, tls, context)
 
     def _stop_serving(self, sock: socket.socket) -> None:
-        listener = self._listeners.pop(sock.fileno(), None)
-        if listener is not None:
-            listener.close()
+        for listener in tuple(self._selector.listeners.values()):
+            if listener.sock is sock:
+                listener.close()
         super()._stop_serving(sock)  # type: ignore[misc]
 
     async def create_datagram_endpoint(

@@ -213,6 +213,8 @@ class Reactor:
         # pointer -> as tick, and TURN_DUE if the deadline has come; `wait` sleeps until then, `look` does not.
         self.wait: Callable[[Any], int] = _lib.ul_reactor_wait
         self.look: Callable[[Any], int] = _lib.ul_reactor_look
+        # pointer -> 0 if there is nothing to look at; then this was the look, and cost less.
+        self.glance: Callable[[Any], int] = _lib.ul_reactor_glance
         # nanoseconds of CLOCK_MONOTONIC; -1: none
         self.set_deadline: Callable[[int], None] = partial(_lib.ul_reactor_set_deadline, pointer)
         self.pointer = pointer
@@ -303,7 +305,7 @@ class Reactor:
         for name, value in vars(self).items():
             if isinstance(value, partial):
                 setattr(self, name, _refuse)
-        self.tick = self.wait = self.look = self.stream_write = self.endpoint_write = _refuse
+        self.tick = self.wait = self.look = self.glance = self.stream_write = self.endpoint_write = _refuse
         self.stream_queued = self.endpoint_queued = self.operation_cancel = _nothing
         self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
         self.pool = b""

@@ -3,7 +3,7 @@
 Facts: a callback that is made, queued and run costs asyncio some 600 ns, of which the callback is a tenth: handles are
 filled slot by slot, each call of a method is a frame, `f(x, *args)` builds a list and a tuple (140 ns more than
 `f(x, y)`). A heap of TimerHandles compares by a method in Python.
-So: outside debug mode handles are made by a constructor that stores four things, and run in the loop's own frame, the
+So: outside debug mode handles are made without a constructor in Python, and run in one frame for the whole turn, the
 steps of tasks and the callbacks of futures without a `*`; the heap holds tuples, which C compares.
 Cost: six methods of asyncio's are here again.
 """
@@ -15,11 +15,13 @@ import contextvars
 import heapq
 import itertools
 import math
-import time
 from asyncio import format_helpers, tasks
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVarTuple
+from contextvars import copy_context
+from heapq import heappush
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from uringloop import compat
 from uringloop.reactor import NANOSECONDS, Reactor
@@ -29,63 +31,57 @@ _Ts = TypeVarTuple("_Ts")
 NO_DEADLINE = -1
 NO_TIMER = -1  # in the place of a timer's number
 UNKNOWN_TIMER = -2
+_next_timer: Callable[[], int] = itertools.count().__next__
 FAR_SECONDS = 2**62 // NANOSECONDS  # about 146 years, in nanoseconds an int64: nobody will see the end of a longer wait
 
 
+_NO_ARGUMENTS: tuple[Any, ...] = ()  # CPython has one empty tuple; were there others, `*args` would do for them
+
+
 class Handle(asyncio.Handle):
-    """An asyncio.Handle that is made outside debug mode: it has no traceback, and no memory of what was cancelled."""
+    """An asyncio.Handle that is made outside debug mode: it has no traceback, and no memory of what was cancelled.
+    Whoever makes it fills its slots."""
 
     __slots__ = ()
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+    else:
+        __init__ = object.__init__  # one in Python takes 80 ns, longer than all else
     # These are slots of asyncio.Handle. What never differs need not be stored in each.
     _source_traceback = None
     _repr = None
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context | None,
-    ) -> None:
-        self._context = contextvars.copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args  # None once it is cancelled
+    # The others. `_args` is None once it is cancelled.
+    _args: tuple[Any, ...] | None  # type: ignore[assignment]
+    _callback: Callable[..., object] | None
+    _context: contextvars.Context
+    _loop: Scheduling
 
     @property
     def _cancelled(self) -> bool:  # type: ignore[override]
         return self._args is None
 
     def cancel(self) -> None:
-        self._callback = self._args = None  # type: ignore[assignment]
+        self._callback = self._args = None
 
 
 class TimerHandle(Handle, asyncio.TimerHandle):
     """An asyncio.TimerHandle that is made outside debug mode."""
 
     __slots__ = ()
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context | None,
-    ) -> None:
-        # Not through Handle's constructor: a frame.
-        self._context = contextvars.copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._when = when
-        self._scheduled = True  # it is in the heap
+        def __init__(self) -> None: ...
+    else:
+        __init__ = object.__init__
+    _when: float
+    _scheduled: bool  # it is in the heap
 
     def cancel(self) -> None:
         if self._args is not None:
             if self._scheduled:
-                self._loop._timer_cancelled_count += 1  # type: ignore[attr-defined]
-            self._callback = self._args = None  # type: ignore[assignment]
+                self._loop._timer_cancelled_count += 1
+            self._callback = self._args = None
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -109,9 +105,9 @@ class Scheduling(asyncio.SelectorEventLoop):
     _task_factory: Any
     _reactor: Reactor
 
-    def __init__(self, selector: Any) -> None:
-        self._timer_number = itertools.count().__next__
-        super().__init__(selector)
+    # The function itself, which no call of a method stands before. And so it is seen at once if the loop's clock is
+    # not the system's: a subclass has its own, or a test has put one in its place.
+    time: Callable[[], float] = monotonic
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
 
@@ -119,12 +115,16 @@ class Scheduling(asyncio.SelectorEventLoop):
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         if self._debug:
-            handle = super().call_soon(callback, *args, context=context)
-            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
-            return handle
+            in_debug = super().call_soon(callback, *args, context=context)
+            del in_debug._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+            return in_debug
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        handle = Handle(callback, args, self, context)
+        handle = Handle()
+        handle._context = copy_context() if context is None else context
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
         self._ready.append(handle)
         return handle
 
@@ -132,18 +132,17 @@ class Scheduling(asyncio.SelectorEventLoop):
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         if self._debug:
-            handle = super().call_soon_threadsafe(callback, *args, context=context)
-            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
-            return handle
+            in_debug = super().call_soon_threadsafe(callback, *args, context=context)
+            del in_debug._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
+            return in_debug
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
         if compat.ThreadSafeHandle is None:
-            handle = Handle(callback, args, self, context)
-            self._ready.append(handle)
+            handle = Scheduling.call_soon(self, callback, *args, context=context)
         else:
             handle = compat.ThreadSafeHandle(callback, args, self, context)
             # Its lock is held by its own _run, which enters its own context: another one must be around it.
-            self._ready.append(Handle(handle._run, (), self, contextvars.Context()))
+            Scheduling.call_soon(self, handle._run, context=contextvars.Context())
         self._write_to_self()  # type: ignore[attr-defined]
         return handle
 
@@ -158,9 +157,10 @@ class Scheduling(asyncio.SelectorEventLoop):
             handle: Any = ready.popleft()
             args = handle._args
             try:
-                if not args:
-                    if args is not None:  # it was not cancelled
-                        handle._context.run(handle._callback)
+                if args is _NO_ARGUMENTS:
+                    handle._context.run(handle._callback)
+                elif args is None:  # it was cancelled
+                    continue
                 elif len(args) == 1:
                     handle._context.run(handle._callback, args[0])
                 else:
@@ -211,8 +211,14 @@ class Scheduling(asyncio.SelectorEventLoop):
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
         when = self.time() + delay
-        timer = TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        timer = TimerHandle()
+        timer._context = copy_context() if context is None else context
+        timer._loop = self
+        timer._callback = callback
+        timer._args = args
+        timer._when = when
+        timer._scheduled = True
+        heappush(self._scheduled, (when, _next_timer(), timer))
         return timer
 
     def call_at(
@@ -228,8 +234,14 @@ class Scheduling(asyncio.SelectorEventLoop):
             return self._timer_in_debug(when, callback, args, context)
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        timer = TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        timer = TimerHandle()
+        timer._context = copy_context() if context is None else context
+        timer._loop = self
+        timer._callback = callback
+        timer._args = args
+        timer._when = when
+        timer._scheduled = True
+        heappush(self._scheduled, (when, _next_timer(), timer))
         return timer
 
     def _timer_in_debug(
@@ -240,22 +252,18 @@ class Scheduling(asyncio.SelectorEventLoop):
         self._check_callback(callback, "call_at")  # type: ignore[attr-defined]
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         del timer._source_traceback[-2:]  # type: ignore[attr-defined]  # this frame, and that of call_at or call_later
-        heapq.heappush(self._scheduled, (when, self._timer_number(), timer))
+        heappush(self._scheduled, (when, _next_timer(), timer))
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
-    def _has_virtual_time(self) -> bool:
-        """True if the loop's clock is not the system's: a subclass has its own, or a test has put one in its place."""
-        return getattr(self.time, "__func__", None) is not asyncio.BaseEventLoop.time
-
-    def _set_deadline(self, virtual_time: bool) -> int:
+    def _set_deadline(self) -> int:
         """Have the ring wait no longer than until the first timer is due; the timer's number."""
         if not self._scheduled:
             self._reactor.set_deadline(NO_DEADLINE)
             return NO_TIMER
         when, number, _ = self._scheduled[0]
-        if virtual_time:
-            self._reactor.set_deadline(time.monotonic_ns() + _nanoseconds(when - self.time()))
+        if self.time is not monotonic:
+            self._reactor.set_deadline(monotonic_ns() + _nanoseconds(when - self.time()))
             return UNKNOWN_TIMER  # it is to be asked again
         self._reactor.set_deadline(_nanoseconds(when))
         return number
@@ -268,11 +276,11 @@ class Scheduling(asyncio.SelectorEventLoop):
             and self._timer_cancelled_count / count > compat.MIN_CANCELLED_TIMER_HANDLES_FRACTION
         ):
             # In place: a callback of this turn may be adding to it.
-            scheduled[:] = [entry for entry in scheduled if not entry[2]._cancelled]
+            scheduled[:] = [entry for entry in scheduled if entry[2]._args is not None]
             heapq.heapify(scheduled)
             self._timer_cancelled_count = 0
             return
-        while scheduled and scheduled[0][2]._cancelled:
+        while scheduled and scheduled[0][2]._args is None:
             self._timer_cancelled_count -= 1
             heapq.heappop(scheduled)
 
@@ -281,20 +289,25 @@ class Scheduling(asyncio.SelectorEventLoop):
         end = self.time() + self._clock_resolution
         while scheduled and scheduled[0][0] < end:
             timer = heapq.heappop(scheduled)[2]
-            if timer._cancelled:
+            if timer._args is None:
                 self._timer_cancelled_count -= 1
             timer._scheduled = False  # type: ignore[attr-defined]
             self._ready.append(timer)
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
-    def create_task(self, coro: Any, **options: Any) -> Any:
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: contextvars.Context | None = None, **options: Any
+    ) -> Any:
         """As from Python 3.13.3 on: what is not asyncio's business is the task's, `eager_start` above all."""
         if self._task_factory is not None:
-            return super().create_task(coro, **options)
+            return super().create_task(coro, name=name, context=context, **options)
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        task = tasks.Task(coro, loop=self, **options)
+        if options:
+            task = tasks.Task(coro, loop=self, name=name, context=context, **options)
+        else:  # without the making of a dict and a tuple
+            task = tasks.Task(coro, loop=self, name=name, context=context)
         if self._debug and task._source_traceback:  # type: ignore[attr-defined]  # none if it was eager, and is done
             del task._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
         return task

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextvars
 import os
 import select
+import socket
 import stat
 from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
@@ -80,6 +81,21 @@ class EndpointOwner(Protocol):
     def on_loop_closed(self) -> None: ...
 
 
+class ListenerOwner(Protocol):
+    """What a listening socket's connections go to."""
+
+    @property
+    def sock(self) -> socket.socket: ...
+    def on_accepted(self, fd: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class ProcessOwner(Protocol):
+    """What hears of the end of a process."""
+
+    def on_loop_closed(self) -> None: ...
+
+
 class Completing(Protocol):
     """What a one-shot request's completion calls: a future, or the one who waits for it."""
 
@@ -103,9 +119,11 @@ class RingSelector(_BaseSelectorImpl):
         self.behind = False  # there is something for `catch_up`
         # Who hears of what, by token.
         self.streams: dict[int, StreamOwner] = {}
-        self.listeners: dict[int, Callable[[int], None]] = {}
+        self.listeners: dict[int, ListenerOwner] = {}
         self.endpoints: dict[int, EndpointOwner] = {}
         self.operations: dict[int, Completing] = {}
+        self.by_fd: dict[int, asyncio.BaseTransport] = {}  # transports that are native to the ring, until they are lost
+        self.processes: set[ProcessOwner] = set()  # whose end is waited for
         self.waiting: dict[int, asyncio.Future[int]] = {}  # for one poll each, which no selector key stands for
         self._polls: dict[int, int] = {}  # token of an armed poll -> fd
         self._poll_tokens: dict[int, int] = {}  # fd -> token of its armed poll
@@ -292,7 +310,7 @@ class RingSelector(_BaseSelectorImpl):
     def _on_accepted(self, token: int, fd: int) -> None:
         listener = self.listeners.get(token)
         if listener is not None:
-            listener(fd)
+            listener.on_accepted(fd)
         elif fd >= 0:
             os.close(fd)  # accepted in the tick in which its server was closed
 
@@ -309,10 +327,14 @@ class RingSelector(_BaseSelectorImpl):
             stream.on_loop_closed()
         for endpoint in self.endpoints.values():
             endpoint.on_loop_closed()
+        for process in self.processes:
+            process.on_loop_closed()
         if self._reactor.close():
             leave_to_kernel([*self.operations.values(), *(stream.pinned for stream in self.streams.values())])
         for table in (self.streams, self.listeners, self.endpoints, self.operations, self.waiting):
             table.clear()
+        self.by_fd.clear()
+        self.processes.clear()
         self._polls.clear()
         self._poll_tokens.clear()
         self._fired.clear()

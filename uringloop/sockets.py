@@ -37,10 +37,11 @@ _kind_of = _socket.socket.type.__get__  # without the enum that socket.socket ma
 
 
 class KeptSockets:
-    """The sockets that calls wait for, by call. They are not closed while they are here."""
+    """The sockets that calls wait for, by call. They are not closed while they are here. And what is known of some."""
 
     def __init__(self) -> None:
         self._socks: dict[object, socket.socket] = {}
+        self.emptied: set[int] = set()  # fds of those of which a call had to wait, and then received all that there was
 
     def keep(self, call: object, sock: socket.socket) -> None:
         if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with
@@ -61,9 +62,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     """The part of the loop that does without transports. Semantics and errors are asyncio's."""
 
     _debug: bool
-    _emptied: set[int]  # fds of sockets of which a call had to wait, and then received all that there was
     _kept: KeptSockets
-    _native_transports: Mapping[int, Any]
     _transports: Mapping[int, Any]  # asyncio's own
     _operations: Operations
     _reactor: Reactor
@@ -162,21 +161,22 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     def _was_emptied(self, sock: socket.socket) -> bool:
         fd = sock.fileno()
-        if fd not in self._emptied:
+        if fd not in self._kept.emptied:
             return False
-        self._emptied.discard(fd)
+        self._kept.emptied.discard(fd)
         return True
 
     def _remember_emptied(self, sock: socket.socket) -> None:
         # Of a datagram socket each receive brings less than it might.
         if type(sock) is socket.socket and _kind_of(sock) == socket.SOCK_STREAM:
-            self._emptied.add(sock.fileno())
+            self._kept.emptied.add(sock.fileno())
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         # Called with a number or a socket; asyncio looks at its own transports, of which there are few.
-        if self._native_transports:
-            number = fd if isinstance(fd, int) else self._selector.fileno(fd)
-            transport = self._native_transports.get(number)
+        selector: RingSelector | None = self._selector  # None once it is closed, as is told next
+        if selector is not None and selector.by_fd:
+            number = fd if isinstance(fd, int) else selector.fileno(fd)
+            transport = selector.by_fd.get(number)
             if transport is not None and not transport.is_closing():
                 raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
         if self._transports:

@@ -25,7 +25,8 @@ PREAMBLE = r"""
 #define UL_KEEPS_GIL (UL_IN("ul_stream_write") || UL_IN("ul_stream_queued") || UL_IN("ul_stream_received") || \
                       UL_IN("ul_socket_names") || \
                       UL_IN("ul_endpoint_write") || UL_IN("ul_endpoint_queued") || \
-                      UL_IN("ul_operation_start") || UL_IN("ul_operation_poll") || UL_IN("ul_reactor_set_deadline"))
+                      UL_IN("ul_operation_start") || UL_IN("ul_operation_poll") || UL_IN("ul_reactor_set_deadline") || \
+                      UL_IN("ul_reactor_glance"))
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS

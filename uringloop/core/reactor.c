@@ -342,6 +342,20 @@ int ul_reactor_wait(struct ul_reactor *reactor) {
     return ul_reactor_with_due(reactor, ul_reactor_tick(reactor, left_ns));
 }
 
+int ul_reactor_glance(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    const struct ul_streams *streams = &reactor->streams;
+    const struct ul_endpoints *endpoints = &reactor->endpoints;
+    bool to_do = engine->buffers.returned_count || endpoints->buffers.returned_count || streams->to_flush.count || endpoints->to_flush.count ||
+                 streams->starved.count || endpoints->starved.count || streams->readable.count;
+    bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring);
+    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
+    if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
+        return 1;
+    engine->stats.ticks++;
+    return 0;
+}
+
 int ul_reactor_look(struct ul_reactor *reactor) { return ul_reactor_with_due(reactor, ul_reactor_tick(reactor, 0)); }
 
 int ul_reactor_flush(struct ul_reactor *reactor) {

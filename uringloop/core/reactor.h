@@ -83,6 +83,10 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
 void ul_reactor_set_deadline(struct ul_reactor *reactor, int64_t deadline_ns);
 int ul_reactor_wait(struct ul_reactor *reactor);
 int ul_reactor_look(struct ul_reactor *reactor);
+
+/* A look that makes no system call, so that no GIL need be given up for it: 0 if there is nothing to do and nothing to tell, and this was the
+ * turn's tick; 1 if it takes a look. */
+int ul_reactor_glance(struct ul_reactor *reactor);
 #define UL_TURN_DUE (1 << 16) /* above any number of events */
 
 /* End the sleep of the tick, from any thread until close; and what does the same from any thread at any time, for its holder to release. */

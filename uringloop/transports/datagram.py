@@ -103,7 +103,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         self._sock = sock
         self._life = Life.OPEN
         self.set_protocol(protocol)
-        loop._native_transports[self._sock_fd] = self
+        loop._selector.by_fd[self._sock_fd] = self
 
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then begin to receive."""
@@ -347,7 +347,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         self._elsewhere = None  # a method of ours: the transport is to go with its last reference
 
     def _let_go(self) -> None:
-        self._loop._native_transports.pop(self._sock_fd, None)
+        self._loop._selector.by_fd.pop(self._sock_fd, None)
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()

@@ -52,11 +52,11 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
             self._give_up()
             raise
         self._pidfd = pidfd
-        self._loop._processes.add(self)
+        self._loop._selector.processes.add(self)
         exited.add_done_callback(self._on_exit)
 
-    def forget(self) -> None:
-        """The loop closes: close the pidfd. The process lives on."""
+    def on_loop_closed(self) -> None:
+        """Close the pidfd. The process lives on."""
         os.close(self._pidfd)
 
     def _give_up(self) -> None:
@@ -67,7 +67,7 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
 
     def _on_exit(self, exited: asyncio.Future[int] | None = None) -> None:
         if exited is not None:
-            self._loop._processes.discard(self)
+            self._loop._selector.processes.discard(self)
             os.close(self._pidfd)
         self._process_exited(self._reap())
 

@@ -37,7 +37,7 @@ class Listener:
     ) -> None:
         """`tls`: what `Loop._make_ssl_transport` takes beyond socket and protocol; None for plain connections."""
         self._loop = loop
-        self._sock = sock
+        self.sock = sock
         self._protocol_factory = protocol_factory
         self._server = server
         self._tls = tls
@@ -49,7 +49,7 @@ class Listener:
         if server is not None:
             compat.count_clients(server, loop._selector.streams)
         self._token = loop._reactor.listener_open(sock.fileno())
-        loop._selector.listeners[self._token] = self.on_accepted
+        loop._selector.listeners[self._token] = self
 
     def close(self) -> None:
         """Stop accepting at once."""
@@ -98,7 +98,7 @@ class Listener:
         else:
             message = "socket.accept() failed; the server no longer accepts on this socket"
         self._loop.call_exception_handler(
-            {"message": message, "exception": exc, "socket": trsock.TransportSocket(self._sock)}
+            {"message": message, "exception": exc, "socket": trsock.TransportSocket(self.sock)}
         )
 
     def _accept_again(self) -> None:

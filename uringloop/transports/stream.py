@@ -129,7 +129,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._sock_fd = fd
         self._life = Life.OPEN
         self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
-        loop._native_transports[fd] = self
+        self._selector.by_fd[fd] = self
 
     # --- protocol and description ------------------------------------------------------------------------------------
 
@@ -408,7 +408,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self.sink = drop
 
     def _let_go(self) -> None:
-        self._loop._native_transports.pop(self._sock_fd, None)
+        self._selector.by_fd.pop(self._sock_fd, None)
         self._close_socket()
         self._protocol = None
         self.sink = drop

@@ -139,7 +139,9 @@ static void hear(const int32_t *event) {
 static void tick(int64_t timeout_ns) {
     kernel.datagram_pool = ul_reactor_datagram_pool(reactor);
     kernel.datagram_bytes = ul_buffers_bytes(&reactor->endpoints.buffers);
+    bool rests = timeout_ns == 0 && !ul_reactor_glance(reactor);
     int count = ul_reactor_tick(reactor, timeout_ns);
+    REQUIRE(!rests || count == 0);
     REQUIRE(count <= UL_EVENTS_MAX);
     const int32_t *events = ul_reactor_events(reactor);
     for (int i = 0; i < count; i++)
