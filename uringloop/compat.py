@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import weakref
 from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -53,16 +52,10 @@ if sys.version_info >= (3, 13):
         def __init__(self, server: Any, streams: Mapping[int, Any]) -> None:
             self._server = server
             self._streams = streams
-            self._count = 0
-
-        def add(self, transport: Any) -> None:
-            self._count += 1
-
-        def discard(self, transport: Any) -> None:
-            self._count -= 1
+            self.count = 0
 
         def __len__(self) -> int:
-            return self._count
+            return self.count
 
         def copy(self) -> list[Any]:
             return [stream for stream in self._streams.values() if getattr(stream, "server", None) is self._server]
@@ -72,16 +65,18 @@ if sys.version_info >= (3, 13):
 
     def count_clients(server: Any, streams: Mapping[int, Any]) -> None:
         """Before it has any: have a server (asyncio.Server) know its transports by what is open, `streams`."""
-        if isinstance(getattr(server, "_clients", None), weakref.WeakSet):
+        if not isinstance(server._clients, Clients):
             server._clients = Clients(server, streams)
 
     def attach(server: Any, transport: Any) -> None:
-        """Count the transport as a client of its server (asyncio.Server)."""
-        server._attach(transport)
+        """Count the transport as a client of its server (asyncio.Server), as its own _attach does."""
+        server._clients.count += 1
 
     def detach(server: Any, transport: Any) -> None:
         """Undo `attach`; the server's wait_closed may end."""
-        server._detach(transport)
+        server._clients.count -= 1
+        if not server._clients.count and server._sockets is None:
+            server._wakeup()
 
 else:
 

@@ -59,7 +59,7 @@ class Loop(Scheduling, SocketCoroutines):
 
         Raises OSError where io_uring cannot be used, ValueError or TypeError for arguments that cannot be.
         """
-        self._closed = True  # for __del__, until there is something to close
+        self._closed = True  # until there is something to close
         # CPython finds methods and attributes of an instance by their place, without a search, as long as it has no
         # more than 30; asyncio's have 26.
         self._reactor = Reactor(
@@ -81,6 +81,12 @@ class Loop(Scheduling, SocketCoroutines):
             self._closed = True
             self._selector.close()
             raise
+
+    def __del__(self) -> None:
+        # Wrong arguments, and not even that is known. A default in the class would do, but cost each callback 40 ns:
+        # CPython does not specialize what an instance and its class both have.
+        if "_closed" in vars(self):
+            super().__del__()  # type: ignore[misc]
 
     # --- running -----------------------------------------------------------------------------------------------------
 

@@ -183,6 +183,7 @@ class Reactor:
                 "register_ring": options.register_ring,
                 "limited_receives": options.limited_receives,
                 "inline_sends": options.inline_sends,
+                "late_slots": True,
                 "hardened": options.hardened,
                 "without_flags": options.without_flags,
             },

@@ -62,7 +62,10 @@ static void connections_go_on(void) {
         connections[i] = connection_open(driver, i % 2 ? FAMILY_TCP : FAMILY_UNIX);
         ul_stream_read(driver->streams, connections[i].token, true);
     }
+    everyone_talks(&talk);
+    everyone_talks(&talk); /* the second send takes the slot */
     uint32_t slots = driver_report(driver).slots_in_use;
+    CHECK(slots > 0 || !driver_report(driver).files);
     for (int turn = 0; turn < 3; turn++) {
         everyone_talks(&talk);
         in_another_thread(driver, everyone_talks, &talk);

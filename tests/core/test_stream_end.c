@@ -338,6 +338,7 @@ static void streams_beyond_the_table_run_on_their_descriptors(void) {
         ul_stream_write(driver->streams, connections[i].token, "ping", 4);
         peer_send(&connections[i].peer, "pong", 4);
     }
+    driver_tick(driver, 0);
     CHECK_INT(driver_report(driver).slots_in_use, ==, slots);
     CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, STREAMS - slots);
     for (int i = 0; i < STREAMS; i++)
@@ -345,8 +346,27 @@ static void streams_beyond_the_table_run_on_their_descriptors(void) {
     for (int i = 0; i < STREAMS; i++)
         connection_close(driver, &connections[i]);
     struct connection after = connection_open(driver, family);
+    ul_stream_write(driver->streams, after.token, "ping", 4);
+    driver_tick(driver, 0);
     CHECK_INT(driver_report(driver).slots_in_use, ==, 1);
     connection_close(driver, &after);
+    driver_close(driver);
+}
+
+/* One answer is not worth a slot, two are. */
+static void a_late_slot_is_taken_with_the_second_send(void) {
+    struct setting late = *usual_setting;
+    late.options.late_slots = true;
+    struct driver *driver = open_with_table(&late);
+    struct connection connection = connection_open(driver, family);
+    ul_stream_read(driver->streams, connection.token, true);
+    for (size_t sends = 1; sends <= 3; sends++) {
+        ul_stream_write(driver->streams, connection.token, "ping", 4);
+        UNTIL(driver, peer_has(&connection.peer, 4 * sends));
+        CHECK_INT(driver_report(driver).slots_in_use, ==, sends >= 2);
+    }
+    CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, 0);
+    connection_close(driver, &connection);
     driver_close(driver);
 }
 
@@ -355,8 +375,9 @@ static void a_stream_that_is_refused_its_slot_runs_on_its_descriptor(void) {
     struct driver *driver = open_with_table(usual_setting);
     struct connection connection = connection_open(driver, family);
     struct ul_files *files = &driver->reactor->engine.files;
-    ul_stream_read(driver->streams, connection.token, true);
     ul_stream_write(driver->streams, connection.token, "ping", 4);
+    ul_streams_flush(driver->streams); /* the slot, and the send by it, are to be submitted */
+    ul_stream_read(driver->streams, connection.token, true);
     for (int slot = 0; slot < files->capacity; slot++)
         files->fds[slot] = 987654;
     peer_send(&connection.peer, "pong", 4);
@@ -419,6 +440,7 @@ int main(int count, char **arguments) {
     family = FAMILY_TCP;
     check_section("");
     RUN(streams_beyond_the_table_run_on_their_descriptors);
+    RUN(a_late_slot_is_taken_with_the_second_send);
     RUN(a_stream_that_is_refused_its_slot_runs_on_its_descriptor);
     RUN(a_stream_on_a_descriptor_that_is_not_open_is_lost);
     RUN(ten_thousand_connections_leave_nothing);

@@ -34,6 +34,7 @@ def run(flood: Flood, loop: str, small: bool, seed: int) -> tuple[str, str, list
     size = flood.small if small else flood.whole
     with victim(loop, flood.patience, flood.files) as server:
         server.serve_after()  # and so warm
+        server.tell()  # as is the connection that tells: with a second answer it takes a slot
         before = server.tell("begin")
         with probe(server) as took:
             outcome = flood.attack(server, size, random.Random(seed))

@@ -58,6 +58,7 @@ struct ul_options {
     bool register_ring;
     bool limited_receives;
     bool inline_sends;
+    bool late_slots;
     bool hardened;
     uint32_t without_flags;
 };

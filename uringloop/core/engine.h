@@ -111,6 +111,7 @@ struct ul_engine {
     bool closing;      /* nothing is made again */
     bool limited_receives; /* this kernel ends a multishot recv after so many bytes, see stream_receive.c */
     bool inline_sends; /* this kernel tells short sends apart, see stream_send.c */
+    bool late_slots;   /* see ul_stream_take_slot */
 };
 
 static inline void ul_emit(struct ul_engine *engine, enum ul_event_kind kind, int32_t token, int32_t a, int32_t b) {

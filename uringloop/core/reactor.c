@@ -24,6 +24,7 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     engine->limited_receives = options->limited_receives;
     engine->inline_sends = options->inline_sends;
+    engine->late_slots = options->late_slots;
     int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
     if (error)
         return error;

@@ -83,8 +83,15 @@ static void ul_stream_fill_slot(struct ul_streams *streams, struct ul_stream *st
     stream->slot_state = UL_SLOT_HELD;
 }
 
-static void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *stream) {
+void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *stream) {
     struct ul_engine *engine = streams->engine;
+    if (stream->slot_state == UL_SLOT_NEVER && engine->late_slots) {
+        stream->slot_state = UL_SLOT_DUE;
+        return;
+    }
+    if (stream->slot_state > UL_SLOT_DUE || stream->life != UL_STREAM_OPEN)
+        return;
+    stream->slot_state = UL_SLOT_WITHOUT;
     stream->slot = UL_FAULT(&engine->ring, SLOTS_FULL) ? UL_NO_SLOT : ul_files_take(&engine->files);
     if (stream->slot == UL_NO_SLOT) {
         engine->stats.fixed_file_fallbacks++;
@@ -111,7 +118,6 @@ int32_t ul_stream_open(struct ul_streams *streams, int fd) {
     struct ul_stream *stream = ul_stream_make(streams, fd);
     if (!stream)
         return -ENOMEM;
-    ul_stream_take_slot(streams, stream);
     return stream->entry.token;
 }
 
@@ -129,7 +135,7 @@ static void ul_stream_on_slot_refused(struct ul_streams *streams, struct ul_stre
     if (stream->slot_state != UL_SLOT_HELD)
         return;
     ul_files_give_back(&streams->engine->files, stream->slot);
-    stream->slot_state = UL_SLOT_NONE;
+    stream->slot_state = UL_SLOT_WITHOUT;
     stream->slot_retries = 2; /* a recv and a send may have been submitted with it */
     streams->engine->stats.fixed_file_fallbacks++;
 }
@@ -156,7 +162,7 @@ static void ul_stream_settle(struct ul_streams *streams, struct ul_stream *strea
     if (stream->in_flight || stream->to_confirm || stream->queue.bytes || stream->awaits_owner)
         return;
     ul_stream_leave_slot(streams, stream);
-    if (stream->slot_state != UL_SLOT_NONE)
+    if (stream->slot_state == UL_SLOT_HELD || stream->slot_state == UL_SLOT_CLEARING)
         return;
     stream->life = UL_STREAM_LOST;
     ul_token_list_push(&streams->lost, stream->entry.token);
@@ -265,7 +271,7 @@ static void ul_stream_confirm(struct ul_streams *streams, struct ul_stream *stre
     stream->to_confirm = false;
     if (stream->slot_state == UL_SLOT_CLEARING) {
         ul_files_give_back(&streams->engine->files, stream->slot);
-        stream->slot_state = UL_SLOT_NONE;
+        stream->slot_state = UL_SLOT_WITHOUT;
     }
     ul_stream_confirm_send(streams, stream);
     ul_stream_settle(streams, stream);
@@ -292,7 +298,7 @@ static void ul_stream_on_ring_lost(struct ul_streams *streams, struct ul_stream 
     static const struct io_uring_cqe cancelled = {.res = -ECANCELED}, interrupted = {.res = -EINTR};
     int32_t token = stream->entry.token;
     if (stream->slot_state == UL_SLOT_HELD) {
-        stream->slot_state = UL_SLOT_NONE; /* the request that fills it is on the plain fd */
+        stream->slot_state = UL_SLOT_WITHOUT; /* the request that fills it is on the plain fd */
         ul_stream_fill_slot(streams, stream);
     }
     if (stream->send_state == UL_SEND_WAITING)

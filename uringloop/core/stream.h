@@ -9,7 +9,8 @@
  *           in bulk mode ARMED -> READABLE (has bytes) -> TOLD (its owner is to receive them) -> ARMED, or READABLE if there is more
  *   send    IDLE -> OFFERED (the socket takes it while it is submitted, or says how much it took) -> IDLE;
  *           IDLE -> WAITING (for room in the socket) -> IDLE
- *   slot    NONE -> HELD -> CLEARING -> NONE;  emptied in one batch with the last send
+ *   slot    NEVER (nothing sent) -> DUE (one send made) -> HELD (from the next on) -> CLEARING -> WITHOUT;  emptied in one batch with the last
+ *           send;  DUE or HELD -> WITHOUT: no slot is free, or the kernel refused it
  *   eof     NONE -> WANTED -> SENT
  */
 #ifndef UL_STREAM_H
@@ -22,13 +23,13 @@ enum ul_stream_life { UL_STREAM_OPEN, UL_STREAM_CLOSING, UL_STREAM_ABORTING, UL_
 enum ul_read_state { UL_READ_IDLE, UL_READ_ARMED, UL_READ_STOPPING, UL_READ_STARVED, UL_READ_READABLE, UL_READ_TOLD, UL_READ_ENDED };
 enum ul_read_mode { UL_READ_MULTISHOT, UL_READ_BULK };
 enum ul_send_state { UL_SEND_IDLE, UL_SEND_OFFERED, UL_SEND_WAITING };
-enum ul_slot_state { UL_SLOT_NONE, UL_SLOT_HELD, UL_SLOT_CLEARING };
+enum ul_slot_state { UL_SLOT_NEVER, UL_SLOT_DUE, UL_SLOT_WITHOUT, UL_SLOT_HELD, UL_SLOT_CLEARING };
 enum ul_eof_state { UL_EOF_NONE, UL_EOF_WANTED, UL_EOF_SENT };
 
 struct ul_stream {
     struct ul_entry entry;
     int fd;             /* the owner's; it must stay open until LOST */
-    int slot;           /* valid unless slot_state is NONE */
+    int slot;           /* valid in HELD and CLEARING */
     int error;          /* errno for LOST; valid in ABORTING */
     int receive_error;  /* errno that ended a receive while none was wanted, or 0 */
     uint32_t in_flight; /* waiting requests */

@@ -13,6 +13,9 @@ bool ul_stream_forgives(struct ul_stream *stream, int32_t result);
 /* End with this errno, dropping what is queued. */
 void ul_stream_fail(struct ul_streams *streams, struct ul_stream *stream, int error);
 
+/* Before a send. With late slots the second one, and what is asked for after it, go by a slot in the table of files, if one is free: a receive
+ * keeps the file that it began with, so a connection that answers once would fill a slot and empty it for nothing, 6 % of all that it costs. */
+void ul_stream_take_slot(struct ul_streams *streams, struct ul_stream *stream);
 void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream);
 
 /* stream_receive.c */

@@ -47,6 +47,7 @@ static void ul_stream_submit_send(struct ul_streams *streams, struct ul_stream *
     if (several && !stream->gather)
         stream->gather = malloc(sizeof *stream->gather);
     bool gathered = several && stream->gather;
+    ul_stream_take_slot(streams, stream);
     struct io_uring_sqe *sqe = ul_stream_request(streams, stream, gathered ? IORING_OP_SENDMSG : IORING_OP_SEND, request);
     if (!sqe) {
         ul_stream_fail(streams, stream, ENOMEM);

@@ -298,6 +298,7 @@ static struct ul_options some_options(void) {
         .register_ring = true,
         .limited_receives = !kernel.old,
         .inline_sends = bits & 128,
+        .late_slots = bits & 16,
     };
 }
 
