@@ -86,7 +86,7 @@ class Loop(Scheduling, SocketCoroutines):
         # Wrong arguments, and not even that is known. A default in the class would do, but cost each callback 40 ns:
         # CPython does not specialize what an instance and its class both have.
         if "_closed" in vars(self):
-            super().__del__()  # type: ignore[misc]
+            super().__del__()
 
     # --- running -----------------------------------------------------------------------------------------------------
 
