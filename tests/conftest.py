@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import signal
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -35,6 +36,9 @@ from tls import Tls
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background of a shell SIGINT is ignored, and so it would be by the children that are to be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "tiny_ring: run on a ring of 4 entries and 2 buffers too")
     config.addinivalue_line("markers", "only_on(*loops): run on these loops only")
 

@@ -1,5 +1,7 @@
 #include "names.h"
 
+#include <netinet/in.h>
+#include <stddef.h>
 #include <sys/socket.h>
 
 _Static_assert(sizeof(struct sockaddr_storage) == UL_SOCKET_NAME_BYTES, "room for every address");
@@ -10,6 +12,8 @@ static int ul_socket_name(ul_ask ask, int fd, char *name) {
     socklen_t length = UL_SOCKET_NAME_BYTES;
     if (ask(fd, (struct sockaddr *)(void *)name, &length) < 0)
         return 0;
+    if (((struct sockaddr *)(void *)name)->sa_family == AF_INET)
+        return (int)offsetof(struct sockaddr_in, sin_zero); /* each connection keeps its peer's */
     return length < UL_SOCKET_NAME_BYTES ? (int)length : UL_SOCKET_NAME_BYTES;
 }
 

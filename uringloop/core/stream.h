@@ -33,8 +33,8 @@ struct ul_stream {
     int error;          /* errno for LOST; valid in ABORTING */
     int receive_error;  /* errno that ended a receive while none was wanted, or 0 */
     uint32_t in_flight; /* waiting requests */
-    int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
     uint32_t usual;     /* bytes of a receive: a moving average */
+    int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
     uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;

@@ -86,7 +86,6 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         "_reactor",
         "_reading",
         "_receive_stopped",
-        "_selector",
         "_token",
         "context",
         "sink",
@@ -118,7 +117,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         opened = loop._reactor.stream_open if stat.S_ISSOCK(mode) else loop._reactor.stream_open_pipe
         self._expect_bytes(loop, protocol)
         self._receive_from(self._fd, opened(self._fd))
-        self._selector.streams[self._token] = self
+        loop._selector.streams[self._token] = self
         self._pipe = pipe
         self._life = Life.OPEN
         loop.call_soon(self.start, waiter)

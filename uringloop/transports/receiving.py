@@ -22,7 +22,6 @@ from uringloop.transports.base import NOTHING, Life, ProtocolError, fill_buffer,
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
-    from uringloop.selector import RingSelector
 
 # os.read makes an object of all it might read, and cuts it down to what it has read. For so much memory glibc asks the
 # kernel, each time anew, until the first time that a piece of that size is given back to it: here.
@@ -57,14 +56,12 @@ class ReceivingTransport:
     _reactor: Reactor
     _reading: Reading
     _receive_stopped: bool
-    _selector: RingSelector
     _token: int
     sink: Callable[[bytes], object]
 
     def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
         """Before there is a stream. Raises AttributeError for what is no protocol."""
         self._loop = loop
-        self._selector = loop._selector
         self._reactor = loop._reactor
         self._token = -1
         self._reading = Reading.WAITING

@@ -66,9 +66,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_reading",
         "_receive_stopped",
         "_room",
-        "_selector",
         "_sock",
-        "_sock_fd",
         "_sockname",
         "_stream_write",
         "_streams",
@@ -95,7 +93,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         is made when one is asked for. If this raises, it is still the caller's."""
         # What __del__ and __repr__ look at comes first: anything below may fail.
         self._life = Life.LOST
-        self._sock_fd = -1
+        self._fd = -1
         # What the constructors of asyncio's base classes do, four calls for each connection.
         self._protocol_paused, self._high_water, self._low_water = False, HIGH_WATER, LOW_WATER
         self._known = extra
@@ -125,11 +123,10 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             if server is not None:
                 compat.detach(server, self)
             raise
-        self._selector.streams[self._token] = self
-        self._sock_fd = fd
+        loop._selector.streams[self._token] = self
         self._life = Life.OPEN
         self._writable = True  # for write: OPEN, no end of file written, no sendfile in progress
-        self._selector.by_fd[fd] = self
+        loop._selector.by_fd[fd] = self
 
     # --- protocol and description ------------------------------------------------------------------------------------
 
@@ -142,7 +139,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         if self._life is Life.LOST:
             info.append("closed")
         else:
-            info.append(f"fd={self._sock_fd}")
+            info.append(f"fd={self._fd}")
             if self._life is not Life.OPEN:
                 info.append("closing")
             info.append(f"read={self._reading.name.lower()}")
@@ -152,7 +149,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         return f"<{' '.join(info)}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if self._sock_fd >= 0:
+        if self._fd >= 0:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._close_socket()
             if self.server is not None:
@@ -168,7 +165,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         extra = self._extra
         if name not in extra:
-            if name == "socket" and self._sock_fd >= 0:
+            if name == "socket" and self._fd >= 0:
                 extra[name] = trsock.TransportSocket(self._socket())
             elif name == "sockname":
                 extra[name] = addresses.unpack_name(self._sockname)
@@ -178,12 +175,12 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def _socket(self) -> socket.socket:
         if self._sock is None:
-            self._sock = socket.socket(fileno=self._sock_fd)
+            self._sock = socket.socket(fileno=self._fd)
             self._sock.setblocking(False)
         return self._sock
 
     def _close_socket(self) -> None:
-        fd, self._sock_fd = self._sock_fd, -1
+        fd, self._fd = self._fd, -1
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
@@ -345,7 +342,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         """For sendfile: the socket. Raises ConnectionError when the connection is not open any more."""
         if self._life is not Life.OPEN:
             raise self._lost_because or ConnectionError("Connection is closed by peer")
-        return self._sock_fd
+        return self._fd
 
     async def room(self) -> None:
         """For sendfile: wait until the socket takes more. Raises ConnectionError when the connection is lost."""
@@ -408,7 +405,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self.sink = drop
 
     def _let_go(self) -> None:
-        self._selector.by_fd.pop(self._sock_fd, None)
+        self._loop._selector.by_fd.pop(self._fd, None)
         self._close_socket()
         self._protocol = None
         self.sink = drop
