@@ -295,6 +295,7 @@ class Loop(Scheduling, SocketCoroutines):
                 "ssl_handshake_timeout": ssl_handshake_timeout,
                 "ssl_shutdown_timeout": ssl_shutdown_timeout,
             }
+        self._selector.fileno(sock)  # raises ValueError for what has none
         Listener(self, sock, protocol_factory, server, tls, context)
 
     def _stop_serving(self, sock: socket.socket) -> None:
