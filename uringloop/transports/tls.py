@@ -36,7 +36,7 @@ class SSLTransport(compat.SSLProtocolTransport):  # type: ignore[misc]
 
     def __init__(self, loop: Loop, ssl_protocol: SSLProtocol, context: contextvars.Context) -> None:
         super().__init__(loop, ssl_protocol)
-        self._context = context
+        self.context = context
 
     def close(self) -> None:
         if not self._closed:
