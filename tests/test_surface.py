@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import os
 import signal
 import socket
@@ -98,6 +99,26 @@ async def test_eager_tasks_run_up_to_their_first_wait() -> None:
 
         with pytest.raises(ZeroDivisionError):
             await asyncio.create_task(fails())
+    finally:
+        loop.set_task_factory(None)
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop gives it a context, too
+async def test_task_factory_is_given_what_the_caller_gives() -> None:
+    loop = asyncio.get_running_loop()
+    given: list[dict[str, Any]] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[None]:
+        given.append(options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+    try:
+        context = contextvars.copy_context()
+        await loop.create_task(asyncio.sleep(0))
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+        await loop.create_task(asyncio.sleep(0), context=context)
+        assert given == [{}, {}, {}, {"context": context}]
     finally:
         loop.set_task_factory(None)
 

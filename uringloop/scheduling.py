@@ -234,6 +234,7 @@ class Scheduling(asyncio.SelectorEventLoop):
             return self._timer_in_debug(when, callback, args, context)
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
+        # As in call_later: a function for both is a frame more, 40 ns, a twentieth of a timer.
         timer = TimerHandle()
         timer._context = copy_context() if context is None else context
         timer._loop = self
@@ -296,18 +297,14 @@ class Scheduling(asyncio.SelectorEventLoop):
 
     # --- tasks -------------------------------------------------------------------------------------------------------
 
-    def create_task(
-        self, coro: Any, *, name: Any = None, context: contextvars.Context | None = None, **options: Any
-    ) -> Any:
+    def create_task(self, coro: Any, **options: Any) -> Any:
         """As from Python 3.13.3 on: what is not asyncio's business is the task's, `eager_start` above all."""
         if self._task_factory is not None:
-            return super().create_task(coro, name=name, context=context, **options)
+            return super().create_task(coro, **options)
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        if options:
-            task = tasks.Task(coro, loop=self, name=name, context=context, **options)
-        else:  # without the making of a dict and a tuple
-            task = tasks.Task(coro, loop=self, name=name, context=context)
+        # `**` makes a dict and a tuple, even of nothing.
+        task = tasks.Task(coro, loop=self, **options) if options else tasks.Task(coro, loop=self)
         if self._debug and task._source_traceback:  # type: ignore[attr-defined]  # none if it was eager, and is done
             del task._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
         return task
