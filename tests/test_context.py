@@ -23,6 +23,7 @@ from support import (
     set_once,
     soon,
 )
+from tls import Tls
 
 where: contextvars.ContextVar[str] = contextvars.ContextVar("where", default="nowhere")
 MORE_THAN_THE_KERNEL_TAKES = 16 << 20
@@ -171,6 +172,32 @@ async def test_protocol_is_always_called_in_the_context_that_its_connection_was_
     else:
         assert set(accepted[0].places.values()) == {"create_server"}
         assert set(client.places.values()) == {"create_connection"}
+
+
+@pytest.mark.only_on("uvloop", "uringloop")  # asyncio goes by whoever upgrades
+async def test_upgraded_protocol_is_called_in_the_context_of_the_connection_below(tls: Tls) -> None:
+    loop = asyncio.get_running_loop()
+    address, accepted = await tls.serve(Recorder)
+    where.set("create_connection")
+    client = await tls.connect(LocatedRecorder, address)
+    where.set("start_tls")
+    await eventually(lambda: accepted and accepted[0].calls)
+    server = accepted[0]
+    upgraded = await soon(
+        asyncio.gather(
+            loop.start_tls(client.transport, client, tls.client_context, server_hostname="localhost"),
+            loop.start_tls(server.transport, server, tls.server_context, server_side=True),
+        )
+    )
+    client.transport, server.transport = upgraded  # type: ignore[assignment]
+    client.transport.pause_reading()
+    server.transport.write(b"inner")
+    await fence()
+    client.transport.resume_reading()  # what has come by then is handed out by a callback of the loop
+    assert await client.received(5) == b"inner"
+    server.transport.close()
+    await client.lost()
+    assert client.places["data_received"] == client.places["connection_lost"] == "create_connection"
 
 
 async def test_protocol_cannot_change_the_context_of_its_server(family: str, tmp_path: Path) -> None:

@@ -414,3 +414,8 @@ async def test_task_may_start_at_once() -> None:
     assert ran == ["run"]
     assert task.get_name() == "eager"
     assert await task == "result"
+
+
+@pytest.mark.only_on("uringloop")
+async def test_attributes_of_the_loop_are_few_enough_to_be_found_by_their_place() -> None:
+    assert len(vars(asyncio.get_running_loop())) <= 30  # CPython's SHARED_KEYS_MAX_SIZE

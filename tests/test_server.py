@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import (
@@ -259,6 +260,17 @@ async def test_server_can_end_its_connections(family: str, tmp_path: Path, how: 
     await soon(server.wait_closed())
     for client in clients:
         assert await client.lost() is None
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop: TypeError
+async def test_what_has_no_fd_cannot_be_listened_on() -> None:
+    class Mock:
+        family, type = socket.AF_INET, socket.SOCK_STREAM
+        setblocking = listen = close = getsockname = fileno = lambda *_: None
+
+    mock: Any = Mock()
+    with pytest.raises(ValueError, match="Invalid file object"):
+        await asyncio.get_running_loop().create_server(Recorder, sock=mock)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ if sys.version_info >= (3, 13):
             return self.count
 
         def copy(self) -> list[Any]:
-            return [stream for stream in self._streams.values() if getattr(stream, "server", None) is self._server]
+            return [stream for stream in self._streams.values() if getattr(stream, "_server", None) is self._server]
 
         def __iter__(self) -> Iterator[Any]:
             return iter(self.copy())

@@ -164,7 +164,7 @@ class Loop(Scheduling, SocketCoroutines):
                                 continue
                             try:  # EVENT_DATA is 0
                                 stream = streams[token]
-                                stream.context.run(stream.sink, pool[start:stop])
+                                stream._context.run(stream._sink, pool[start:stop])
                             except (SystemExit, KeyboardInterrupt):
                                 raise
                             except BaseException as exc:
@@ -296,7 +296,7 @@ class Loop(Scheduling, SocketCoroutines):
                 "ssl_shutdown_timeout": ssl_shutdown_timeout,
             }
         self._selector.fileno(sock)  # raises ValueError for what has none
-        Listener(self, sock, protocol_factory, server, tls, context)
+        Listener(self, sock, protocol_factory, server, tls, context)  # the selector knows it until it is closed
 
     def _stop_serving(self, sock: socket.socket) -> None:
         for listener in tuple(self._selector.listeners.values()):
@@ -390,11 +390,11 @@ class Loop(Scheduling, SocketCoroutines):
 
     def stats(self) -> Stats:
         """Counters and gauges of the ring as of now. Raises RuntimeError when the loop is closed."""
+        from uringloop.stats import Stats  # not before: the making of so large a dataclass takes memory
+
         self._check_closed()  # type: ignore[attr-defined]
         # The poll on the socket pair that signals come through is the loop's own, not its user's.
         own_polls = int(self._selector.is_armed(self._ssock.fileno()))
-        from uringloop.stats import Stats  # the making of so large a dataclass takes a megabyte
-
         return Stats.of(self._reactor.report(), own_polls=own_polls)
 
 

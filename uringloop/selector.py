@@ -53,12 +53,13 @@ _OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, E
 class StreamOwner(Protocol):
     """What a stream's events call; the transport."""
 
+    # Not for whoever owns the transport, who may have attributes of these names.
     @property
-    def sink(self) -> Callable[[bytes], object]:
-        """What takes the bytes that arrive, in `context`. It is changed to pause or drop them."""
+    def _sink(self) -> Callable[[bytes], object]:
+        """What takes the bytes that arrive, in `_context`. It is changed to pause or drop them."""
 
     @property
-    def context(self) -> contextvars.Context: ...
+    def _context(self) -> contextvars.Context: ...
     @property
     def pinned(self) -> object:
         """What the kernel may still read."""
@@ -260,7 +261,7 @@ class RingSelector(_BaseSelectorImpl):
             return
         try:
             stream = self.streams[token]
-            stream.context.run(stream.sink, self.pool[start:stop])
+            stream._context.run(stream._sink, self.pool[start:stop])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

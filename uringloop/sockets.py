@@ -37,11 +37,12 @@ _kind_of = _socket.socket.type.__get__  # without the enum that socket.socket ma
 
 
 class KeptSockets:
-    """The sockets that calls wait for, by call. They are not closed while they are here. And what is known of some."""
+    """The sockets that calls wait for, by call, which are not closed while they are here; and the fds of those that
+    calls have emptied."""
 
     def __init__(self) -> None:
         self._socks: dict[object, socket.socket] = {}
-        self.emptied: set[int] = set()  # fds of those of which a call had to wait, and then received all that there was
+        self.emptied: set[int] = set()  # a call had to wait, and then received all that there was
 
     def keep(self, call: object, sock: socket.socket) -> None:
         if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with

@@ -196,6 +196,37 @@ static void a_turn_sleeps_until_its_deadline_and_tells_that_it_has_come(void) {
     driver_close(driver);
 }
 
+static void a_glance_sees_whether_there_is_anything_for_a_look(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    CHECK_INT(ul_stream_read(driver->streams, connection.token, true), ==, 0);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1); /* a receive is to be submitted */
+    driver_fence(driver);
+    driver_tick(driver, 0);
+    uint64_t ticks = driver_report(driver).stats.ticks;
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 0);
+    CHECK_INT(driver_report(driver).stats.ticks, ==, ticks + 1); /* that was one */
+    peer_send(&connection.peer, "ping", 4);
+    CHECK_UNTIL(ul_reactor_glance(driver->reactor), {});
+    UNTIL(driver, driver_heard(driver, connection.token)->got.length == 4);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1); /* its buffer is to be given back */
+    driver_tick(driver, 0);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 0);
+    ul_stream_write(driver->streams, connection.token, "pong", 4);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1);
+    driver_fence(driver);
+    ul_reactor_wake(driver->reactor);
+    CHECK_UNTIL(ul_reactor_glance(driver->reactor), {});
+    driver_tick(driver, 0);
+    driver_tick(driver, 0);
+    ul_reactor_set_deadline(driver->reactor, check_now_ns() + MILLISECOND);
+    CHECK_UNTIL(ul_reactor_glance(driver->reactor), {});
+    ul_reactor_set_deadline(driver->reactor, -1);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 0);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 static void a_deadline_that_comes_with_events_is_told_with_their_number(void) {
     struct driver *driver = open_driver();
     ul_reactor_set_deadline(driver->reactor, 1);
@@ -352,6 +383,7 @@ int main(int count, char **arguments) {
         RUN(a_wake_ends_a_sleep);
         RUN(wakes_before_a_tick_are_one);
         RUN(a_turn_sleeps_until_its_deadline_and_tells_that_it_has_come);
+        RUN(a_glance_sees_whether_there_is_anything_for_a_look);
         RUN(a_deadline_that_comes_with_events_is_told_with_their_number);
         RUN(a_wake_before_the_beginning_is_heard);
         RUN(a_waker_outlives_its_reactor);

@@ -12,8 +12,8 @@ static int ul_socket_name(ul_ask ask, int fd, char *name) {
     socklen_t length = UL_SOCKET_NAME_BYTES;
     if (ask(fd, (struct sockaddr *)(void *)name, &length) < 0)
         return 0;
-    if (((struct sockaddr *)(void *)name)->sa_family == AF_INET)
-        return (int)offsetof(struct sockaddr_in, sin_zero); /* each connection keeps its peer's */
+    if (length == sizeof(struct sockaddr_in) && ((struct sockaddr *)(void *)name)->sa_family == AF_INET)
+        return (int)offsetof(struct sockaddr_in, sin_zero);
     return length < UL_SOCKET_NAME_BYTES ? (int)length : UL_SOCKET_NAME_BYTES;
 }
 

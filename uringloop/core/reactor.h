@@ -25,7 +25,7 @@ struct ul_options {
     bool register_ring;     /* register the ring's own fd */
     bool limited_receives;  /* multishot receives end after UL_RECEIVE_BYTES_MAX */
     bool inline_sends;      /* sends complete while they are submitted */
-    bool late_slots;        /* a stream takes its slot before its second send, not before its first */
+    bool late_slots;        /* a stream takes its slot before its second send, not before its first: for all but tests of what holds one */
     bool hardened;          /* the ring is restricted, see restrictions.h */
     uint32_t without_flags; /* IORING_SETUP_ flags not to ask for */
 };

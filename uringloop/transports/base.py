@@ -24,9 +24,9 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
 
     # asyncio's base classes have slots, and CPython does not specialize attributes in the dict of an instance that has
     # both; so all fields are slots, and a turn costs a tenth less. There still is a dict for what users add.
-    __slots__ = ("__dict__", "__weakref__", "_life", "_protocol", "context")
+    __slots__ = ("__dict__", "__weakref__", "_context", "_life", "_protocol")
 
-    context: contextvars.Context
+    _context: contextvars.Context
     _life: Life
     _protocol: Any
     # asyncio's.
@@ -58,11 +58,11 @@ class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
         # Called from write(), so most often from within the context, which cannot be entered twice: a copy, as on
         # uvloop.
         if not self._protocol_paused:
-            self.context.copy().run(super()._maybe_pause_protocol)  # type: ignore[misc]
+            self._context.copy().run(super()._maybe_pause_protocol)  # type: ignore[misc]
 
     def _maybe_resume_protocol(self) -> None:
         if self._protocol_paused:
-            self.context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
+            self._context.run(super()._maybe_resume_protocol)  # type: ignore[misc]
 
 
 def _usual_limits() -> tuple[int, int]:

@@ -78,7 +78,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         add_addresses(self._extra, sock)
         self._loop: Loop = loop
         self._sock_fd = sock.fileno()
-        self.context = context
+        self._context = context
         self._paused = False
         # What takes datagrams instead of the protocol: `_park` while reading is paused, `_drop` once it is over.
         self._elsewhere: Callable[[bytes, Address], None] | None = None
@@ -108,7 +108,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then begin to receive."""
         try:
-            self.context.run(self._protocol.connection_made, self)
+            self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -203,7 +203,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
 
     def _to_protocol(self, data: bytes, address: Address) -> None:
         try:
-            self.context.run(self._protocol.datagram_received, data, address)
+            self._context.run(self._protocol.datagram_received, data, address)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -229,7 +229,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
     def on_error(self, error: int) -> None:
         """A datagram could not be sent, or the network tells of one that was sent earlier."""
         try:
-            self.context.run(self._protocol.error_received, OSError(error, os.strerror(error)))
+            self._context.run(self._protocol.error_received, OSError(error, os.strerror(error)))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -276,14 +276,14 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
     def _on_no_address(self, exc: BaseException) -> None:
         # As on asyncio: what does not resolve is an error of this datagram, what is no address ends the transport.
         if isinstance(exc, OSError):
-            self.context.copy().run(self._protocol.error_received, exc)
+            self._context.copy().run(self._protocol.error_received, exc)
         else:
             self._fatal_error(exc, "Fatal write error on datagram transport")
 
     def _on_not_queued(self, error: int) -> None:
         exc = OSError(error, os.strerror(error))
         # A copy: sendto is called from within the context most often, which cannot be entered twice.
-        self.context.copy().run(self._protocol.error_received, exc)
+        self._context.copy().run(self._protocol.error_received, exc)
 
     def get_write_buffer_size(self) -> int:
         return 0 if self._life is Life.LOST else self._reactor.endpoint_queued(self._token)
@@ -332,7 +332,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         """The core is done with the socket."""
         self._life = Life.LOST
         try:
-            self.context.run(self._protocol.connection_lost, self._lost_because)
+            self._context.run(self._protocol.connection_lost, self._lost_because)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

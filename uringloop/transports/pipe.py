@@ -75,6 +75,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_context",
         "_eof_parked",
         "_fd",
         "_is_buffered",
@@ -86,9 +87,8 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         "_reactor",
         "_reading",
         "_receive_stopped",
+        "_sink",
         "_token",
-        "context",
-        "sink",
     )
 
     pinned: object = None  # nothing is sent
@@ -109,7 +109,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         self._extra: dict[str, Any]  # asyncio's
         self._extra["pipe"] = pipe
         self._fd: int = pipe.fileno()
-        self.context = context
+        self._context = context
         mode = os.fstat(self._fd).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)):
             raise ValueError("Pipe transport is for pipes/sockets only.")
@@ -158,7 +158,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         self._reading = Reading.ENDED
         self._life = Life.CLOSING
         try:
-            self.context.run(self._protocol.eof_received)
+            self._context.run(self._protocol.eof_received)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -188,14 +188,14 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         self._life = Life.LOST
         self._parked.clear()
         try:
-            _lose(self.context, self._protocol, self._let_go(), exc)
+            _lose(self._context, self._protocol, self._let_go(), exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
             self._report(failure, "Exception in protocol.connection_lost()")
         finally:
             self._protocol = None
-            self.sink = drop
+            self._sink = drop
 
     def _let_go(self) -> Any:
         pipe, self._pipe = self._pipe, None
@@ -211,7 +211,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
     def on_loop_closed(self) -> None:
         """The core is gone, and this stream with it: nothing may be asked of it any more."""
         self._life = Life.LOST
-        self.sink = drop
+        self._sink = drop
 
 
 class _Poll:
@@ -265,7 +265,7 @@ class WritePipeTransport(NativeTransport):
         self._loop: Loop = loop
         self._extra["pipe"] = pipe
         self._fd: int = pipe.fileno()
-        self.context = context
+        self._context = context
         self._buffer = bytearray()
         self._writes_refused = 0
         self._lost_because: BaseException | None = None
@@ -290,7 +290,7 @@ class WritePipeTransport(NativeTransport):
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then watch the reader."""
         try:
-            self.context.run(self._protocol.connection_made, self)
+            self._context.run(self._protocol.connection_made, self)
             if self._watched is not None and self._life in (Life.OPEN, Life.CLOSING):
                 self._reader_gone = _Poll(self._loop, self._fd, self._watched, self._on_reader_gone)
         except (SystemExit, KeyboardInterrupt):
@@ -444,7 +444,7 @@ class WritePipeTransport(NativeTransport):
 
     def _on_lost(self) -> None:
         try:
-            _lose(self.context, self._protocol, self._let_go(), self._lost_because)
+            _lose(self._context, self._protocol, self._let_go(), self._lost_because)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:

@@ -1,6 +1,6 @@
 """What transports that read a stream of the core have in common: how their protocol is fed, pauses, and is changed.
 
-Small messages come as DATA events, and the loop's turn calls the transport's `sink` with them, in its context:
+Small messages come as DATA events, and the loop's turn calls the transport's `_sink` with them, in its context:
 `protocol.data_received` itself while reading flows; `_park` while it is paused; `drop` once the transport is closing.
 So the hot path asks no questions. Large ones are received here, when the core says READABLE: straight into the object
 that the protocol is to have, or into the buffer that it hands out.
@@ -45,7 +45,7 @@ class ReceivingTransport:
     if not TYPE_CHECKING:
         __slots__ = ()  # its fields are in the slots of the transport
 
-    context: contextvars.Context
+    _context: contextvars.Context
     _eof_parked: bool
     _fd: int
     _is_buffered: bool
@@ -57,7 +57,7 @@ class ReceivingTransport:
     _reading: Reading
     _receive_stopped: bool
     _token: int
-    sink: Callable[[bytes], object]
+    _sink: Callable[[bytes], object]
 
     def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
         """Before there is a stream. Raises AttributeError for what is no protocol."""
@@ -68,14 +68,14 @@ class ReceivingTransport:
         self._parked = NOTHING
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
-        self.sink = drop
+        self._sink = drop
         self.set_protocol(protocol)
 
     def _receive_from(self, fd: int, token: int) -> None:
         """This is the stream of the core that the bytes come from."""
         self._fd = fd
         self._token = token
-        self.sink = self._park
+        self._sink = self._park
 
     def on_receive_failed(self, exc: BaseException) -> None:
         """The protocol raised while it was given bytes."""
@@ -93,7 +93,7 @@ class ReceivingTransport:
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then begin to receive."""
         try:
-            self.context.run(self._protocol.connection_made, self)
+            self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
@@ -116,7 +116,7 @@ class ReceivingTransport:
         self._is_buffered = is_buffered(protocol)
         receive = self._protocols_sink()
         if self._flows():
-            self.sink = receive
+            self._sink = receive
 
     def _protocols_sink(self) -> Callable[[bytes], object]:
         """Raises AttributeError for what is no protocol."""
@@ -125,7 +125,7 @@ class ReceivingTransport:
 
     def _flows(self) -> bool:
         """True while bytes go to the protocol as they come."""
-        return self._life is Life.OPEN and self.sink != self._park
+        return self._life is Life.OPEN and self._sink != self._park
 
     # A private name of asyncio's transports and of uvloop's, at which programs look.
     @property
@@ -139,7 +139,7 @@ class ReceivingTransport:
         if not self.is_reading() or self._reading is Reading.ENDED:
             return
         self._reading = Reading.PAUSED
-        self.sink = self._park
+        self._sink = self._park
         if self._loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -155,7 +155,7 @@ class ReceivingTransport:
             self._receive()
 
     def _receive(self) -> None:
-        self.sink = self._protocols_sink()
+        self._sink = self._protocols_sink()
         if self._receive_stopped:
             self._receive_stopped = False
             self._reactor.stream_read(self._token, True)
@@ -166,7 +166,7 @@ class ReceivingTransport:
             self._stop_core()  # they stay where they are until they are wanted
             return
         try:
-            at_end = self.context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
+            at_end = self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -250,7 +250,7 @@ class ReceivingTransport:
     def _unpark(self) -> None:
         while self._parked and self.is_reading():
             try:
-                self.context.run(self._protocols_sink(), self._parked.popleft())
+                self._context.run(self._protocols_sink(), self._parked.popleft())
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
@@ -263,5 +263,5 @@ class ReceivingTransport:
             self.on_eof()
 
     def _stop_receiving(self) -> None:
-        self.sink = drop
+        self._sink = drop
         self._parked.clear()

@@ -66,6 +66,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_reading",
         "_receive_stopped",
         "_room",
+        "_server",
+        "_sink",
         "_sock",
         "_sockname",
         "_stream_write",
@@ -73,8 +75,6 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         "_token",
         "_writable",
         "_writes_refused",
-        "server",
-        "sink",
     )
 
     _start_tls_compatible = True
@@ -104,7 +104,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             self._sockname = self._peername = b""
         else:  # asked for now: they are to be known after the connection is gone
             self._sockname, self._peername = loop._reactor.socket_names(fd)
-        self.context = context
+        self._context = context
         self._eof_written = False
         self._writes_refused = 0
         self._lost_because: BaseException | None = None
@@ -114,7 +114,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._room: asyncio.Future[int] | None = None  # what a sendfile waits with for room in the socket
         self._stream_write, self._streams = loop._reactor.stream_write, loop._reactor.streams
         self._expect_bytes(loop, protocol)
-        self.server = server
+        self._server = server
         if server is not None:
             compat.attach(server, self)
         try:
@@ -152,8 +152,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         if self._fd >= 0:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._close_socket()
-            if self.server is not None:
-                compat.detach(self.server, self)
+            if self._server is not None:
+                compat.detach(self._server, self)
 
     # What get_extra_info tells is made when it is asked for: most connections never are.
     @property
@@ -207,7 +207,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             logger.debug("%r received EOF", self)
         self._reading = Reading.ENDED
         try:
-            keep_open = self.context.run(self._protocol.eof_received)
+            keep_open = self._context.run(self._protocol.eof_received)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -390,7 +390,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
         try:
-            self.context.run(self._protocol.connection_lost, exc)
+            self._context.run(self._protocol.connection_lost, exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
@@ -402,13 +402,13 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         """The core is gone, and this stream with it: nothing may be asked of it any more."""
         self._life = Life.LOST
         self._writable = False
-        self.sink = drop
+        self._sink = drop
 
     def _let_go(self) -> None:
         self._loop._selector.by_fd.pop(self._fd, None)
         self._close_socket()
         self._protocol = None
-        self.sink = drop
-        server, self.server = self.server, None
+        self._sink = drop
+        server, self._server = self._server, None
         if server is not None:
             compat.detach(server, self)

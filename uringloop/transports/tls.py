@@ -36,7 +36,7 @@ class SSLTransport(compat.SSLProtocolTransport):  # type: ignore[misc]
 
     def __init__(self, loop: Loop, ssl_protocol: SSLProtocol, context: contextvars.Context) -> None:
         super().__init__(loop, ssl_protocol)
-        self.context = context
+        self._context = context
 
     def close(self) -> None:
         if not self._closed:
@@ -217,7 +217,7 @@ async def start_tls(
         raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
     if not getattr(transport, "_start_tls_compatible", False):
         raise TypeError(f"transport {transport!r} is not supported by start_tls()")
-    context = getattr(transport, "context", None) or contextvars.copy_context()
+    context = getattr(transport, "_context", None) or contextvars.copy_context()
     waiter = loop.create_future()
     upgraded = SSLProtocol(loop, protocol, sslcontext, waiter, context=context, call_connection_made=False, **options)
     transport.pause_reading()  # so that nothing comes before connection_made
