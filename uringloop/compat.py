@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # How a transport says that loop.sendfile may use its socket (asyncio.constants._SendfileMode).
@@ -59,9 +59,6 @@ if sys.version_info >= (3, 13):
 
         def copy(self) -> list[Any]:
             return [stream for stream in self._streams.values() if getattr(stream, "_server", None) is self._server]
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(self.copy())
 
     def count_clients(server: Any, streams: Mapping[int, Any]) -> None:
         """Before it has any: have a server (asyncio.Server) know its transports by what is open, `streams`."""

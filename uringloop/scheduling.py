@@ -31,9 +31,9 @@ _Ts = TypeVarTuple("_Ts")
 NO_DEADLINE = -1
 NO_TIMER = -1  # in the place of a timer's number
 UNKNOWN_TIMER = -2
-_next_timer: Callable[[], int] = itertools.count().__next__
 FAR_SECONDS = 2**62 // NANOSECONDS  # about 146 years, in nanoseconds an int64: nobody will see the end of a longer wait
 
+_next_timer: Callable[[], int] = itertools.count().__next__  # a timer's number, of all loops: the older has the smaller
 
 _NO_ARGUMENTS: tuple[Any, ...] = ()  # CPython has one empty tuple; were there others, `*args` would do for them
 

@@ -174,7 +174,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         # Called with a number or a socket; asyncio looks at its own transports, of which there are few.
-        selector: RingSelector | None = self._selector  # None once it is closed, as is told next
+        selector: RingSelector | None = self._selector  # None once the loop is closed, as its caller finds next
         if selector is not None and selector.by_fd:
             number = fd if isinstance(fd, int) else selector.fileno(fd)
             transport = selector.by_fd.get(number)

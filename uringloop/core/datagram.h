@@ -42,13 +42,13 @@ struct ul_datagram {
 
 struct ul_endpoint {
     struct ul_entry entry;
-    int fd;             /* the owner's; it must stay open until LOST */
-    uint32_t overhead;  /* what a queued datagram counts beside its bytes */
-    uint32_t in_flight; /* waiting requests */
+    int fd;              /* the owner's; it must stay open until LOST */
+    uint32_t overhead;   /* what a queued datagram counts beside its bytes */
+    uint32_t in_flight;  /* waiting requests */
     uint32_t join_below; /* shorter ones may be sent several as one; 0: none, it is not UDP's */
-    int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
-    uint64_t asked_at;  /* the ring's count of enters when the last send was offered; valid while to_confirm */
-    uint64_t queued;    /* bytes and overheads */
+    int64_t low_water;   /* tell when the queue is at or below this; negative: do not */
+    uint64_t asked_at;   /* the ring's count of enters when the last send was offered; valid while to_confirm */
+    uint64_t queued;     /* bytes and overheads */
     struct ul_datagram *first, *last;
     uint8_t life, read_state, send_state;
     bool read_wanted;
