@@ -55,6 +55,7 @@ ffi.set_source(
     FAULTS * '#include "ring_fault.h"\n' + PREAMBLE,
     # Relative to the directory of setup.py, as setuptools wants them.
     sources=[f"uringloop/core/{source}" for source in SOURCES],
+    depends=[f"uringloop/core/{header.name}" for header in sorted(CORE.glob("*.h"))],
     include_dirs=["uringloop/core"],
     extra_compile_args=[
         "-std=c11",
