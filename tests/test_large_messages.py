@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
+import threading
 from typing import Any
 
 import pytest
-from support import BufferedRecorder, Journal, OpenEnd, Peer, Recorder, Unhandled, fence, loop_kind
+from support import BufferedRecorder, Journal, OpenEnd, Peer, Recorder, Unhandled, eventually, fence, loop_kind
 
 MESSAGE = random.Random(3).randbytes(50_000)
+
+
+KERNEL = tuple(int(number) for number in os.uname().release.split(".")[:2])
 
 
 class LargeBuffer(BufferedRecorder):
@@ -127,3 +132,63 @@ async def test_addresses_are_known_when_the_connection_is_gone(open_end: OpenEnd
     assert transport.get_extra_info("sockname") == own
     assert transport.get_extra_info("peername") == far
     assert transport.get_extra_info("no such thing", 7) == 7
+
+
+class Upload:
+    """A peer in a thread that sends without end, until it is told to stop; then it reads what there is."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.sent = 0
+        self._address = address
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        with socket.create_connection(self._address, timeout=30) as sock:
+            while not self._stop.is_set():
+                sock.sendall(MESSAGE)
+                self.sent += len(MESSAGE)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
+
+
+class Taking(asyncio.Protocol):
+    """Counts what it is given, and the pieces."""
+
+    def __init__(self, answers: bool) -> None:
+        self.answers = answers
+        self.taken = self.pieces = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.taken += len(data)
+        self.pieces += 1
+        if self.answers:
+            self.transport.write(b".")
+
+
+@pytest.mark.skipif(KERNEL < (6, 12), reason="this kernel cannot end a sleep with the second completion: Linux 6.12")
+@pytest.mark.only_on("uringloop")
+@pytest.mark.parametrize("answers", [False, True])
+async def test_loop_sleeps_a_little_behind_what_comes_one_way(answers: bool) -> None:
+    loop: Any = asyncio.get_running_loop()
+    protocol = Taking(answers)
+    server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
+    upload = Upload(server.sockets[0].getsockname())
+    uploading = loop.run_in_executor(None, upload.run)
+    if answers:
+        await eventually(lambda: protocol.pieces > 2000)
+    else:
+        await eventually(lambda: loop.stats().sleeps_coalesced > 3)
+    upload.stop()
+    await uploading
+    assert protocol.taken == upload.sent
+    assert (loop.stats().sleeps_coalesced > 0) is not answers
+    server.close()
+    await server.wait_closed()

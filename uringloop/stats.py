@@ -37,6 +37,7 @@ class Stats:
     receive_starved: int  # receives that ended because the buffer pool was empty
     receives_bulk: int  # of streams with large messages, which take a system call each
     bytes_received: int
+    sleeps_coalesced: int  # of a loop that much came to one way: they last up to 150 microseconds
     buffers: int
     buffer_size: int
     buffers_in_use: int  # handed out, to go back at the next tick
@@ -94,6 +95,7 @@ class Stats:
             receive_starved=stats.receive_starved,
             receives_bulk=stats.receives_bulk,
             bytes_received=stats.bytes_received,
+            sleeps_coalesced=stats.sleeps_coalesced,
             buffers=report.buffer_count,
             buffer_size=report.buffer_size,
             buffers_in_use=report.buffers_in_use,

@@ -172,6 +172,7 @@ static_assert(sizeof(struct io_uring_restriction) == 16, "io_uring_restriction s
 #define IORING_FEAT_NODROP (1U << 1)
 #define IORING_FEAT_SUBMIT_STABLE (1U << 2)
 #define IORING_FEAT_EXT_ARG (1U << 8)
+#define IORING_FEAT_MIN_TIMEOUT (1U << 15) /* 6.12 */
 #define IORING_FEAT_NO_IOWAIT (1U << 17) /* 6.15 */
 
 /* io_uring_enter flags */

@@ -96,7 +96,7 @@ enum ul_end {
 struct ul_stats {
     uint64_t ticks;
     uint64_t completions[...], receive_ends[...], accept_ends[...];
-    uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received;
+    uint64_t receives, receive_arms, receive_rearms, receive_starved, receives_bulk, bytes_received, sleeps_coalesced;
     uint64_t sends, sends_direct, sends_short, bytes_sent;
     uint64_t accepts, accept_rearms;
     uint64_t datagrams_received, datagrams_truncated, datagrams_sent, datagrams_joined, datagram_batches, datagram_waits, datagram_errors;

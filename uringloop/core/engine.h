@@ -75,6 +75,7 @@ struct ul_stats {
     uint64_t receive_starved;    /* ENOBUFS: the buffer pool was empty */
     uint64_t receives_bulk;      /* receives of bulk streams, by their owners */
     uint64_t bytes_received;
+    uint64_t sleeps_coalesced;   /* that were to last a little, see stream_receive.c */
     uint64_t sends;              /* send requests submitted */
     uint64_t sends_direct;       /* taken by the socket at once: large writes, and the last before an abort */
     uint64_t sends_short;        /* sends that took less than offered */

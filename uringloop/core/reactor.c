@@ -216,6 +216,18 @@ static int ul_reactor_enter(struct ul_reactor *reactor, uint32_t min_complete, i
     return ul_reactor_real_error(error);
 }
 
+static int ul_reactor_sleep(struct ul_reactor *reactor, int64_t timeout_ns) {
+    struct ul_engine *engine = &reactor->engine;
+    uint32_t coalesce_us = ul_streams_coalesce_us(&reactor->streams);
+    bool has_time = timeout_ns < 0 || timeout_ns > (int64_t)coalesce_us * 1000; /* else a timer would be late */
+    if (!coalesce_us || !has_time || !ul_ring_can_coalesce(&engine->ring))
+        return ul_reactor_enter(reactor, 1, timeout_ns);
+    engine->stats.sleeps_coalesced++;
+    int error = ul_ring_enter_coalescing(&engine->ring, timeout_ns, coalesce_us);
+    ul_reactor_reap(reactor);
+    return ul_reactor_real_error(error);
+}
+
 /* Run the completions that are due (the kernel hands over 20 an enter since 6.13, and after a sleep just one), and confirm what must be. */
 static int ul_reactor_catch_up(struct ul_reactor *reactor) {
     int error = 0;
@@ -309,7 +321,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     int error = 0;
     bool sleeps = timeout_ns && !ul_reactor_is_urgent(reactor) && !reactor->streams.readable.count;
     if (sleeps && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
-        error = ul_reactor_enter(reactor, 1, timeout_ns);
+        error = ul_reactor_sleep(reactor, timeout_ns);
     else if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
         error = ul_reactor_enter(reactor, 0, 0);
     else

@@ -217,10 +217,10 @@ static void ul_ring_unspill(struct ul_ring *ring) {
 
 size_t ul_ring_unsubmitted(const struct ul_ring *ring) { return ul_ring_queued(ring) + ring->spill_count; }
 
-static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns, uint32_t min_wait_us) {
     struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-    struct io_uring_getevents_arg argument = {.ts = (uint64_t)(uintptr_t)&ts};
-    bool limited = timeout_ns >= 0;
+    struct io_uring_getevents_arg argument = {.ts = timeout_ns >= 0 ? (uint64_t)(uintptr_t)&ts : 0, .min_wait_usec = min_wait_us};
+    bool limited = timeout_ns >= 0 || min_wait_us;
     uint32_t flags = IORING_ENTER_GETEVENTS | (limited ? IORING_ENTER_EXT_ARG : 0);
     if (ring->features & IORING_FEAT_NO_IOWAIT)
         flags |= IORING_ENTER_NO_IOWAIT; /* an idle server is idle, not waiting for a disk */
@@ -240,18 +240,31 @@ static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64
     return result < 0 ? (int)result : 0;
 }
 
-int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+/* All but what one enter submits, which is then the last. */
+static int ul_ring_submit_spilled(struct ul_ring *ring) {
     ul_ring_unspill(ring);
     while (ring->spill_count) {
         uint32_t before = ul_ring_queued(ring);
-        int error = ul_ring_enter_once(ring, 0, 0);
+        int error = ul_ring_enter_once(ring, 0, 0, 0);
         if (error < 0 && error != -EINTR)
             return error;
         if (ul_ring_queued(ring) == before)
             return -EBUSY; /* the kernel takes no more before completions are reaped */
         ul_ring_unspill(ring);
     }
-    return ul_ring_enter_once(ring, min_complete, timeout_ns);
+    return 0;
+}
+
+int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns) {
+    int error = ul_ring_submit_spilled(ring);
+    return error ? error : ul_ring_enter_once(ring, min_complete, timeout_ns, 0);
+}
+
+bool ul_ring_can_coalesce(const struct ul_ring *ring) { return ring->features & IORING_FEAT_MIN_TIMEOUT; }
+
+int ul_ring_enter_coalescing(struct ul_ring *ring, int64_t timeout_ns, uint32_t microseconds) {
+    int error = ul_ring_submit_spilled(ring);
+    return error ? error : ul_ring_enter_once(ring, 2, timeout_ns, microseconds);
 }
 
 bool ul_ring_has_work(const struct ul_ring *ring) {

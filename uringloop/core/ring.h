@@ -72,6 +72,12 @@ size_t ul_ring_unsubmitted(const struct ul_ring *ring);
  * are over (negative: no limit). 0, -ETIME, -EINTR (which a submission can hide) or another -errno. */
 int ul_ring_enter(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns);
 
+/* True if the kernel can end a sleep with the first completion that comes after some time, and before that with the second (6.12). */
+bool ul_ring_can_coalesce(const struct ul_ring *ring);
+
+/* As ul_ring_enter that waits for one completion, but so. After that time with no completion it may return too. */
+int ul_ring_enter_coalescing(struct ul_ring *ring, int64_t timeout_ns, uint32_t microseconds);
+
 /* True if an enter would bring completions that are not yet in the CQ. */
 bool ul_ring_has_work(const struct ul_ring *ring);
 

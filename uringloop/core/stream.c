@@ -9,6 +9,7 @@ void ul_streams_init(struct ul_streams *streams, struct ul_engine *engine) {
     memset(streams, 0, sizeof *streams);
     streams->engine = engine;
     ul_table_init(&streams->table, sizeof(struct ul_stream));
+    streams->coalescing = -1;
 }
 
 static void ul_stream_release(struct ul_streams *streams, struct ul_stream *stream) {

@@ -44,6 +44,7 @@ struct ul_stream {
     bool in_readable;          /* in that list */
     bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
+    uint8_t unanswered;        /* bulk receives since something was sent: counted up to UL_UNANSWERED_MANY */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */
     struct ul_sendqueue queue;
     struct ul_gather *gather; /* made at the first send of several segments; read by the kernel until submit */
@@ -59,6 +60,7 @@ struct ul_streams {
     struct ul_token_list readable;   /* bulk streams that have bytes, of which no owner has been told yet */
     struct ul_token_list starved;    /* waits for a buffer */
     struct ul_token_list lost;       /* over, but not reported yet */
+    int32_t coalescing; /* a stream to which much comes one way: see stream_receive.c; -1: none */
     bool urgent; /* the next enter must not sleep: what it confirms has something to tell, or streams starve while there are buffers */
 };
 
@@ -113,6 +115,8 @@ int ul_stream_received(struct ul_streams *streams, int32_t token, int32_t result
  * what is over; make every request again, for the ring that had them is gone. */
 void ul_streams_flush(struct ul_streams *streams);
 void ul_streams_tell_readable(struct ul_streams *streams);
+/* So many microseconds the next sleep is to last, that what comes meanwhile is received at once; 0: it is not. */
+uint32_t ul_streams_coalesce_us(struct ul_streams *streams);
 void ul_streams_feed_starved(struct ul_streams *streams);
 void ul_stream_complete(struct ul_streams *streams, enum ul_request request, int32_t token, const struct io_uring_cqe *cqe);
 void ul_streams_confirm(struct ul_streams *streams);

@@ -99,6 +99,7 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token) {
 
 /* The bytes are in the queue: see to it that they are sent. */
 static int64_t ul_stream_queue_grew(struct ul_streams *streams, struct ul_stream *stream) {
+    stream->unanswered = 0;
     if (stream->send_state == UL_SEND_IDLE && !stream->to_flush) {
         stream->to_flush = true;
         ul_token_list_push(&streams->to_flush, stream->entry.token);
@@ -110,6 +111,7 @@ static bool ul_stream_takes_writes(const struct ul_stream *stream) { return stre
 
 /* Offer the bytes to the socket at once, if none are queued before them. How many it took. */
 static size_t ul_stream_offer(struct ul_streams *streams, struct ul_stream *stream, const char *data, size_t length) {
+    stream->unanswered = 0;
     if (stream->queue.bytes)
         return 0;
     size_t offered = UL_FAULT_LENGTH(&streams->engine->ring, SHORT_SEND, length);
