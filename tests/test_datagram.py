@@ -37,6 +37,30 @@ async def test_datagram_goes_and_comes_with_the_address_of_its_other_end(endpoin
     assert peer.recvfrom(100) == (b"answer", name_of(protocol))
 
 
+async def test_answers_go_to_whom_they_are_for_whoever_asked_last(endpoint: Make, end: Kind) -> None:
+    class Answering(Datagrams):
+        def datagram_received(self, data: bytes, addr: Address) -> None:
+            super().datagram_received(data, addr)
+            for number, (asked, asker) in enumerate(self.got):
+                self.transport.sendto(asked + str(number).encode(), asker)
+
+    protocol, peers = await endpoint(factory=Answering, **end.local()), [end.socket(), end.socket()]
+    for name, peer in zip((b"a", b"b"), peers, strict=True):
+        peer.sendto(name, name_of(protocol))
+        await fence()
+    assert [peers[0].recv(100), peers[0].recv(100), peers[1].recv(100)] == [b"a0", b"a0", b"b1"]
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no Unix datagrams
+async def test_nobody_is_answered_who_has_no_address(endpoint: Make, unix: Kind, unhandled: Unhandled) -> None:
+    protocol = await endpoint(**unix.local())
+    unix.socket(bound=False).sendto(b"from nobody", name_of(protocol))
+    _, address = await protocol.next()
+    protocol.transport.sendto(b"to nobody", address)
+    await unhandled.next()
+    assert isinstance(await protocol.lost(), TypeError)
+
+
 async def test_connected_endpoint_needs_no_address(endpoint: Make, end: Kind) -> None:
     peer = end.socket()
     protocol = await endpoint(**end.connected(peer))

@@ -4,7 +4,8 @@ A datagram's way in: the selector takes a DATAGRAM event and calls `on_datagram`
 the pool and gives them to `protocol.datagram_received`, in the transport's context, while reading flows; to `_park`
 while it is paused; to `_drop` once the transport is closing.
 
-Its way out: `sendto` hands bytes and address to the core, which sends all datagrams of a turn at its end, in order.
+Its way out: `sendto` hands bytes and address to the core, which sends all datagrams of a turn at its end, in order. The
+address from which the last datagram came, to which most answers go, is not made into a sockaddr again.
 
 An error concerns one datagram: it is told to `error_received`, and the transport goes on.
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uringloop import addresses, compat
+from uringloop.addresses import unpack
 from uringloop.reactor import NAME_BITS, NAME_BYTES, NAME_MASK
 from uringloop.transports.base import Life, NativeTransport, add_addresses, copied
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from uringloop.loop import Loop
 
 Address = Any  # what recvfrom gives: a tuple, a path, or None
+NOBODY: Address = object()
 
 
 def is_native(sock: socket.socket) -> bool:
@@ -54,6 +57,8 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         "_reactor",
         "_receive_stopped",
         "_selector",
+        "_sender",
+        "_sender_name",
         "_sends_refused",
         "_sock",
         "_sock_fd",
@@ -82,6 +87,8 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         self._paused = False
         # What takes datagrams instead of the protocol: `_park` while reading is paused, `_drop` once it is over.
         self._elsewhere: Callable[[bytes, Address], None] | None = None
+        # Of the last datagram, if it can be answered so: only where datagrams may go to any address.
+        self._sender, self._sender_name = NOBODY, b""
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
         self._parked: deque[tuple[bytes, Address]] = deque()
         self._sends_refused = 0
@@ -187,15 +194,24 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         """A datagram is in the pool at `start`, behind the address that it came from; `lengths` holds both lengths. It
         is delivered now, or `behind` the callbacks that were ready before it was looked for, as on asyncio: whoever
         sends outside the loop and then runs a task that waits for the answer relies on it."""
-        pool, name = self._pool, start - NAME_BYTES
+        pool, begin = self._pool, start - NAME_BYTES
         data = pool[start : start + (lengths >> NAME_BITS)]
-        address = addresses.unpack(pool[name : name + (lengths & NAME_MASK)])
+        name = pool[begin : begin + (lengths & NAME_MASK)]
+        address = unpack(name)
         if behind:
             self._loop.call_soon(self._hand_over, data, address)
-        elif self._elsewhere is not None:
+            return
+        if self._only_name is None and address is not None:
+            self._sender, self._sender_name = address, name
+        if self._elsewhere is not None:
             self._elsewhere(data, address)
-        else:
-            self._to_protocol(data, address)
+            return
+        try:  # as in _to_protocol: a call less
+            self._context.run(self._protocol.datagram_received, data, address)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "datagram_received")
 
     def _hand_over(self, data: bytes, address: Address) -> None:
         if self._life is Life.OPEN:
@@ -243,7 +259,9 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         if not data and not compat.SENDS_EMPTY_DATAGRAMS:
             return
         name = self._only_name
-        if name is None:
+        if addr is self._sender and self._life is Life.OPEN:
+            name = self._sender_name
+        elif name is None:
             if self._life is not Life.OPEN:
                 self._refuse()
                 return
