@@ -28,10 +28,11 @@ DEFAULT_ENTRIES = 512  # one tick's batch; a fuller tick is submitted in pieces
 # More slots than that are of no use before the process has been given more fds than most ever get; a slot costs the
 # kernel 8 bytes.
 FILES_MAX = 32768
-# Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 16 of 64 KiB, eaten piece by
-# piece. Both are pools of which what is in use stays in the L2 cache.
+# Plain buffers: 256 of 16 KiB, of which a receive of 1 KiB touches 1 KiB. Incremental: 4 of 256 KiB, eaten piece by
+# piece; a message at the end of one comes in two, which costs as much as two, so they are large. Of both pools what is
+# in use stays in the L2 cache.
 _PLAIN_BUFFERS = (256, 16 * 1024)
-_INCREMENTAL_BUFFERS = (16, 64 * 1024)
+_INCREMENTAL_BUFFERS = (4, 256 * 1024)
 
 # A datagram takes one of 256 KiB to itself, of which it touches what it needs. As many as one turn brings from a busy
 # socket; a turn that brings more takes another.
