@@ -42,7 +42,8 @@ class Recorder:
     def begin(self, pid: int) -> None:
         self.end()  # of a case that starts several servers the last is told of
         # Without what it starts: a program that it runs is not its own time.
-        command = ["perf", "record", "-q", "--no-inherit", "-F", str(SAMPLES_A_SECOND), "-p", str(pid), "-o", str(self._file)]
+        command = ["perf", "record", "-q", "--no-inherit", "-F", str(SAMPLES_A_SECOND)]
+        command += ["-p", str(pid), "-o", str(self._file)]
         self._perf = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def end(self) -> None:
