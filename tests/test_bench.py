@@ -22,7 +22,7 @@ import pytest
 from support import PATIENCE
 
 from bench import __main__ as program
-from bench import document, launch, loops, memory, native, profile, question, report
+from bench import document, floor, launch, loops, memory, native, profile, question, report
 from bench.machine import Cores
 from bench.question import Case, Cost, Failed, Question, Ratio, Run, Sample
 from bench.rounds import Measured, Outcome, Plan, measure_case
@@ -96,6 +96,20 @@ def test_profile_is_split_by_what_the_samples_were_in() -> None:
     shares = profile.split(told)
     assert shares == pytest.approx(dict(zip(profile.GROUPS, (40 / 92, 35 / 92, 15 / 92, 2 / 92), strict=True)))
     assert profile.split("no samples\n") == {}
+
+
+def test_floor_tells_each_step_and_each_loop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(floor, "TURNS", 2)
+    monkeypatch.setattr(floor, "ROUNDS", 3)
+    monkeypatch.setattr(floor, "LOOPS", ("uringloop", "asyncio"))
+    floor.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    figures = {row[0].strip(): int(row[-1]) for row in rows if row[-1].strip().isdigit()}
+    assert figures.keys() == {*floor.STEPS, "uringloop", "asyncio"}
+    assert all(figures.values())
+    assert not floor.ready
 
 
 def test_profile_attaches_to_the_server_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
