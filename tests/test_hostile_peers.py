@@ -82,7 +82,8 @@ async def test_server_that_cuts_off_who_never_reads_holds_no_more_than_its_limit
         protocols.clear()
         cut_off.clear()
     assert PEERS * LIMIT // 2 < max(peaks) < PEERS * (LIMIT + CHUNK) + 16 * MIB
-    assert max(peaks) - peaks[0] < 8 * MIB
+    # The first wave finds memory of the C library's that nothing else lies between.
+    assert max(peaks[2:]) - max(peaks[:2]) < 8 * MIB
     server.close()
     await soon(server.wait_closed())
 
