@@ -215,6 +215,11 @@ static void a_glance_sees_whether_there_is_anything_for_a_look(void) {
     ul_stream_write(driver->streams, connection.token, "pong", 4);
     CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1);
     driver_fence(driver);
+    driver_tick(driver, 0);
+    ul_stream_write(driver->streams, connection.token, "pong", 4);
+    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
+    CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1); /* it has been sent, and nobody has looked whether it was */
+    driver_fence(driver);
     ul_reactor_wake(driver->reactor);
     CHECK_UNTIL(ul_reactor_glance(driver->reactor), {});
     driver_tick(driver, 0);

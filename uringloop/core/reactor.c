@@ -217,13 +217,12 @@ static int ul_reactor_enter(struct ul_reactor *reactor, uint32_t min_complete, i
 }
 
 static int ul_reactor_sleep(struct ul_reactor *reactor, int64_t timeout_ns) {
-    struct ul_engine *engine = &reactor->engine;
     uint32_t coalesce_us = ul_streams_coalesce_us(&reactor->streams);
-    bool has_time = timeout_ns < 0 || timeout_ns > (int64_t)coalesce_us * 1000; /* else a timer would be late */
-    if (!coalesce_us || !has_time || !ul_ring_can_coalesce(&engine->ring))
+    bool timer_is_near = timeout_ns >= 0 && timeout_ns <= (int64_t)coalesce_us * 1000; /* it would be late */
+    if (!coalesce_us || timer_is_near || !ul_ring_can_coalesce(&reactor->engine.ring))
         return ul_reactor_enter(reactor, 1, timeout_ns);
-    engine->stats.sleeps_coalesced++;
-    int error = ul_ring_enter_coalescing(&engine->ring, timeout_ns, coalesce_us);
+    reactor->engine.stats.sleeps_coalesced++;
+    int error = ul_ring_enter_coalescing(&reactor->engine.ring, timeout_ns, coalesce_us);
     ul_reactor_reap(reactor);
     return ul_reactor_real_error(error);
 }
@@ -361,7 +360,8 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
     const struct ul_endpoints *endpoints = &reactor->endpoints;
     bool to_do = engine->buffers.returned_count || endpoints->buffers.returned_count || streams->to_flush.count || endpoints->to_flush.count ||
                  streams->starved.count || endpoints->starved.count || streams->readable.count;
-    bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring);
+    bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring) ||
+                   streams->to_confirm.count || endpoints->to_confirm.count;
     bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
     if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
         return 1;
