@@ -110,6 +110,7 @@ static int fake_setup(uint32_t entries, struct io_uring_params *params) {
         return -EMFILE;
     params->sq_entries = entries;
     params->features = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG;
+    params->features |= kernel.old ? 0 : IORING_FEAT_MIN_TIMEOUT;
     params->sq_off = (struct io_sqring_offsets){.head = 0, .tail = 64, .flags = 128};
     params->cq_off = (struct io_cqring_offsets){.head = 192, .tail = 256, .cqes = 320};
     params->sq_off.array = 320 + params->cq_entries * (uint32_t)sizeof(struct io_uring_cqe);
@@ -456,13 +457,13 @@ int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flag
     return (int)(1 + input_below(count));
 }
 
-/* A socket's protocol. */
+/* A socket's protocol, or the bytes of its receive buffer. */
 int fuzz_getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
-    (void)fd, (void)level, (void)name;
+    (void)fd, (void)level;
     if (input_one_in(4))
         return (int)answer(some_error());
-    const int protocol = input_one_in(2) ? IPPROTO_UDP : 0;
-    memcpy(value, &protocol, *length);
+    const int told = name == SO_RCVBUF ? (int)(input_word() % (4U << 20)) : input_one_in(2) ? IPPROTO_UDP : 0;
+    memcpy(value, &told, *length);
     return 0;
 }
 
