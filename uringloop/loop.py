@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uringloop import compat, environment, splice, transports
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
-from uringloop.reactor import EVENT_DATAGRAM, TURN_DUE, Event, Options, Reactor, unpack_event
+from uringloop.reactor import EVENT_DATAGRAM, EVENT_READABLE, TURN_DUE, Event, Options, Reactor, unpack_event
 from uringloop.scheduling import NO_TIMER, UNKNOWN_TIMER, Scheduling
 from uringloop.selector import RingSelector
 from uringloop.sockets import KeptSockets, SocketCoroutines
@@ -159,6 +159,8 @@ class Loop(Scheduling, SocketCoroutines):
                             if kind:
                                 if kind == EVENT_DATAGRAM:
                                     selector.endpoints[token].on_datagram(start, stop, not sleeps)
+                                elif kind == EVENT_READABLE:
+                                    streams[token].on_readable(start)
                                 else:
                                     selector.hand_out_other(kind, token, start, stop)
                                 continue

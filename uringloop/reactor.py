@@ -221,12 +221,12 @@ class Reactor:
         self.pointer = pointer
         # streams, token, bytes, length -> bytes queued, or -errno.
         self.stream_write: Callable[[Any, int, bytes, int], int] = _lib.ul_stream_write
+        # streams, token, bytes, length -> bytes that the socket took at once, or -errno.
+        self.stream_send_now: Callable[[Any, int, bytes, int], int] = _lib.ul_stream_send_now
         self.streams = streams
         self._event_bytes = memoryview(_ffi.buffer(_lib.ul_reactor_events(pointer), _EVENTS_MAX * _EVENT.size))
         # The first event of the last tick, for `unpack_event`.
         self.first_event = self._event_bytes[:_EVENT_BYTES]
-        # token, bytes, length -> bytes that the socket took at once
-        self.stream_send_now: Callable[[int, bytes, int], int] = partial(_lib.ul_stream_send_now, streams)
         # token, what `pin` gave, length -> bytes queued, or -errno
         self.stream_write_pinned: Callable[[int, Any, int], int] = partial(_lib.ul_stream_write_pinned, streams)
         # From any thread, also while another closes this reactor.
@@ -306,7 +306,8 @@ class Reactor:
         for name, value in vars(self).items():
             if isinstance(value, partial):
                 setattr(self, name, _refuse)
-        self.tick = self.wait = self.look = self.glance = self.stream_write = self.endpoint_write = _refuse
+        self.tick = self.wait = self.look = self.glance = _refuse
+        self.stream_write = self.stream_send_now = self.endpoint_write = _refuse
         self.stream_queued = self.endpoint_queued = self.operation_cancel = _nothing
         self.wake = _wake_nothing  # the eventfd goes now, or with the last call of the old one that is still under way
         self.pool = b""

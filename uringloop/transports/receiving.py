@@ -125,7 +125,7 @@ class ReceivingTransport:
 
     def _flows(self) -> bool:
         """True while bytes go to the protocol as they come."""
-        return self._life is Life.OPEN and self._sink != self._park
+        return self._reading is Reading.FLOWING and self._life is Life.OPEN and not self._parked
 
     # A private name of asyncio's transports and of uvloop's, at which programs look.
     @property
@@ -164,9 +164,31 @@ class ReceivingTransport:
         """There are bytes, many as a rule: receive up to `room` of them to where the protocol wants them."""
         if not self._flows():
             self._stop_core()  # they stay where they are until they are wanted
+        elif self._is_buffered:
+            self._receive_to_buffer(room)
+        else:
+            self._receive_bytes(room)
+
+    def _receive_bytes(self, room: int) -> None:
+        try:
+            data = os.read(self._fd, room)
+        except OSError as exc:
+            self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
+            return
+        self._reactor.stream_received(self._token, len(data))
+        if not data:
+            self.on_eof()
             return
         try:
-            at_end = self._context.run(self._receive_buffer if self._is_buffered else self._receive_bytes, room)
+            self._context.run(self._sink, data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self.on_receive_failed(exc)
+
+    def _receive_to_buffer(self, room: int) -> None:
+        try:
+            at_end = self._context.run(self._receive_buffer, room)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
@@ -175,20 +197,8 @@ class ReceivingTransport:
         if at_end:
             self.on_eof()
 
-    def _receive_bytes(self, room: int) -> bool:
-        """True at the end of the stream."""
-        try:
-            data = os.read(self._fd, room)
-        except OSError as exc:
-            self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
-            return False
-        self._reactor.stream_received(self._token, len(data))
-        if not data:
-            return True
-        self._protocol.data_received(data)
-        return False
-
     def _receive_buffer(self, room: int) -> bool:
+        """True at the end of the stream."""
         method, protocol = "get_buffer", self._protocol
         try:
             buffer = protocol.get_buffer(-1)

@@ -229,7 +229,11 @@ class StreamTransport(ReceivingTransport, NativeTransport):
                 return
             queued = self._stream_write(self._streams, self._token, data, length)
         else:
-            queued = self._write_large(data, length)
+            queued = self._reactor.stream_send_now(self._streams, self._token, data, length)
+            if queued == length:
+                return
+            if queued >= 0:
+                queued = self._pin_rest(data, length, queued)
         if queued > self._high_water:
             self._over_high_water()
         elif queued < 0:
@@ -242,10 +246,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._life, self._writable = Life.CLOSING, False
         self._stop_receiving()
 
-    def _write_large(self, data: bytes, length: int) -> int:
-        sent = self._reactor.stream_send_now(self._token, data, length)
-        if sent == length or sent < 0:
-            return min(sent, 0)
+    def _pin_rest(self, data: bytes, length: int, sent: int) -> int:
         pinned = pin(memoryview(data)[sent:])
         queued = self._reactor.stream_write_pinned(self._token, pinned, length - sent)
         if queued > 0:
