@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 _kind_of = _socket.socket.type.__get__  # without the enum that socket.socket makes of it
+_STREAM = int(socket.SOCK_STREAM)
 
 
 class KeptSockets:
@@ -45,7 +46,8 @@ class KeptSockets:
         self.emptied: set[int] = set()  # a call had to wait, and then received all that there was
 
     def keep(self, call: object, sock: socket.socket) -> None:
-        if isinstance(getattr(sock, "_io_refs", None), int):  # what socket.socket counts its users with
+        # What socket.socket counts its users with.
+        if type(sock) is socket.socket or isinstance(getattr(sock, "_io_refs", None), int):
             sock._io_refs += 1  # type: ignore[attr-defined]
             self._socks[call] = sock
 
@@ -70,13 +72,39 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     _selector: RingSelector
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
-        self._check_socket(sock)
-        if not self._was_emptied(sock):
+        # The one that servers live on is in one frame, the wait of `_when_ready` included: a sixth of a request.
+        if type(sock) is not socket.socket or self._debug:
+            self._check_socket(sock)
+        fd, emptied = sock.fileno(), self._kept.emptied
+        if fd in emptied:
+            emptied.remove(fd)
+        else:
             try:
                 return sock.recv(n)
             except _WOULD_BLOCK:
                 pass
-        data = await self._when_ready(sock, select.POLLIN, lambda: sock.recv(n))
+        self._ensure_fd_no_transport(fd)
+        waiting: asyncio.Future[int] = asyncio.Future(loop=self)
+        first = waiting
+        self._kept.keep(first, sock)
+        try:
+            while True:
+                token = self._reactor.poll_start(fd, select.POLLIN)
+                self._selector.waiting[token] = waiting
+                try:
+                    result = await waiting
+                except BaseException:
+                    self._reactor.operation_cancel(token)
+                    raise
+                if result < 0:
+                    raise OSError(-result, os.strerror(-result))
+                try:
+                    data = sock.recv(n)
+                    break
+                except _WOULD_BLOCK:
+                    waiting = self.create_future()
+        finally:
+            self._kept.release(first)
         if len(data) < n:
             self._remember_emptied(sock)
         return data
@@ -112,7 +140,8 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom_into(buf, nbytes))
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
-        self._check_socket(sock)
+        if type(sock) is not socket.socket or self._debug:
+            self._check_socket(sock)
         try:
             sent = sock.send(data)
         except _WOULD_BLOCK:
@@ -169,7 +198,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     def _remember_emptied(self, sock: socket.socket) -> None:
         # Of a datagram socket each receive brings less than it might.
-        if type(sock) is socket.socket and _kind_of(sock) == socket.SOCK_STREAM:
+        if type(sock) is socket.socket and _kind_of(sock) == _STREAM:
             self._kept.emptied.add(sock.fileno())
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
