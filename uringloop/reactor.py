@@ -204,6 +204,7 @@ class Reactor:
         operations = _lib.ul_reactor_operations(pointer)
         self._report = _ffi.new("struct ul_report *")
         self._names = _ffi.new("char[]", 2 * _SOCKET_NAME_BYTES)
+        self._names_bytes = _ffi.buffer(self._names)
         self._own_name = b""  # of the socket that was asked for last
         pool_bytes = self.options.buffers * self.options.buffer_size
         self.pool: Pool = _ffi.buffer(_lib.ul_reactor_pool(pointer), pool_bytes)
@@ -320,12 +321,15 @@ class Reactor:
 
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
-        return _checked(self._stream_open(fd))
+        token = self._stream_open(fd)
+        if token < 0:
+            raise_errno(token)
+        return token
 
     def socket_names(self, fd: int) -> tuple[bytes, bytes]:
         """The sockaddrs of a socket and of its peer; empty for one that it has not."""
         lengths = _lib.ul_socket_names(fd, self._names)
-        names = _ffi.buffer(self._names)
+        names = self._names_bytes
         own = names[: lengths & 0xFFFF]
         if own == self._own_name:
             own = self._own_name  # those that a server accepts share theirs

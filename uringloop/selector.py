@@ -269,20 +269,20 @@ class RingSelector(_BaseSelectorImpl):
 
     def hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         """Hand out an event that is not DATA; core/engine.h tells what its values are."""
-        if kind == EVENT_READABLE:
-            self.streams[token].on_readable(a)
-        elif kind == EVENT_DATAGRAM:
-            self.endpoints[token].on_datagram(a, b, True)  # the loop does it itself when it knows better
-        elif kind == EVENT_DONE:
+        if kind == EVENT_DONE:
             self._on_done(token, a)
-        elif kind == EVENT_DRAINED:
-            self.streams[token].on_drained(a, b)
         elif kind == EVENT_ACCEPTED:
             self._on_accepted(token, a)
         elif kind == EVENT_EOF:
             self.streams[token].on_eof()
         elif kind == EVENT_LOST:
             self.streams.pop(token).on_lost(a)
+        elif kind == EVENT_DRAINED:
+            self.streams[token].on_drained(a, b)
+        elif kind == EVENT_READABLE:  # the loop does this one itself, and the next, of which it knows better
+            self.streams[token].on_readable(a)
+        elif kind == EVENT_DATAGRAM:
+            self.endpoints[token].on_datagram(a, b, True)
         elif kind == EVENT_ENDPOINT_ERROR:
             self.endpoints[token].on_error(a)
         elif kind == EVENT_ENDPOINT_DRAINED:

@@ -69,7 +69,9 @@ class ReceivingTransport:
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told, or not been told yet, to receive
         self._sink = drop
-        self.set_protocol(protocol)
+        self._protocol = protocol
+        self._is_buffered = is_buffered(protocol)
+        self._protocols_sink()
 
     def _receive_from(self, fd: int, token: int) -> None:
         """This is the stream of the core that the bytes come from."""
@@ -109,7 +111,10 @@ class ReceivingTransport:
     def _start_receiving(self) -> None:
         if self._reading is Reading.WAITING and self._life is Life.OPEN:
             self._reading = Reading.FLOWING
-            self._receive()
+            # As in `_receive`, in one frame for each connection that is made.
+            self._sink = self._fill_buffers if self._is_buffered else self._protocol.data_received
+            self._receive_stopped = False
+            self._reactor.stream_read(self._token, True)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
@@ -140,14 +145,14 @@ class ReceivingTransport:
             return
         self._reading = Reading.PAUSED
         self._sink = self._park
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r pauses reading", self)
 
     def resume_reading(self) -> None:
         if self._life is not Life.OPEN or self._reading is not Reading.PAUSED:
             return
         self._reading = Reading.FLOWING
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r resumes reading", self)
         if self._parked or self._eof_parked:
             self._loop.call_soon(self._unpark)

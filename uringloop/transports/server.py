@@ -68,7 +68,14 @@ class Listener:
         sock = fd if self._is_plain else socket.socket(fileno=fd)
         try:
             context = self._context.copy()  # what the protocol changes is changed for this connection
-            transport = self._connect(sock, context.run(self._protocol_factory), context)
+            protocol = context.run(self._protocol_factory)
+            if self._tls is None or isinstance(sock, int):
+                transport = StreamTransport(self._loop, sock, protocol, context, None, self._server)
+            else:
+                self._loop._make_ssl_transport(
+                    sock, protocol, server_side=True, server=self._server, context=context, **self._tls
+                )
+                return
         except BaseException as exc:
             os.close(fd) if isinstance(sock, int) else sock.close()
             if isinstance(exc, SystemExit | KeyboardInterrupt):
@@ -77,18 +84,7 @@ class Listener:
                 {"message": "Error on transport creation for incoming connection", "exception": exc}
             )
             return
-        if transport is not None:
-            transport.start()
-
-    def _connect(
-        self, sock: socket.socket | int, protocol: asyncio.BaseProtocol, context: contextvars.Context
-    ) -> StreamTransport | None:
-        if self._tls is None or isinstance(sock, int):
-            return StreamTransport(self._loop, sock, protocol, context, server=self._server)
-        self._loop._make_ssl_transport(
-            sock, protocol, server_side=True, server=self._server, context=context, **self._tls
-        )
-        return None
+        transport.start()
 
     def _on_failed(self, error: int) -> None:
         exc = OSError(error, os.strerror(error))

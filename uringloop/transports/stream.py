@@ -203,7 +203,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         if self._reading is Reading.PAUSED or self._parked:
             self._eof_parked = True
             return
-        if self._loop.get_debug():
+        if self._loop._debug:
             logger.debug("%r received EOF", self)
         self._reading = Reading.ENDED
         try:
@@ -387,9 +387,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._life, self._writable = Life.LOST, False
         self._pinned.clear()
         self._parked.clear()
-        for waiter in (self._empty_waiter, self._room):
-            if waiter is not None and not waiter.done():
-                waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
+        if self._empty_waiter is not None or self._room is not None:
+            self._end_sendfile(exc)
         try:
             self._context.run(self._protocol.connection_lost, exc)
         except (SystemExit, KeyboardInterrupt):
@@ -398,6 +397,11 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             self._report(failure, "Fatal error: protocol.connection_lost() call failed.")
         finally:
             self._let_go()
+
+    def _end_sendfile(self, exc: BaseException | None) -> None:
+        for waiter in (self._empty_waiter, self._room):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(exc or ConnectionError("Connection is closed by peer"))
 
     def on_loop_closed(self) -> None:
         """The core is gone, and this stream with it: nothing may be asked of it any more."""
