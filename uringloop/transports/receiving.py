@@ -169,12 +169,10 @@ class ReceivingTransport:
         """There are bytes, many as a rule: receive up to `room` of them to where the protocol wants them."""
         if not self._flows():
             self._stop_core()  # they stay where they are until they are wanted
-        elif self._is_buffered:
+            return
+        if self._is_buffered:
             self._receive_to_buffer(room)
-        else:
-            self._receive_bytes(room)
-
-    def _receive_bytes(self, room: int) -> None:
+            return
         try:
             data = os.read(self._fd, room)
         except OSError as exc:
