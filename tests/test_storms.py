@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from support import PATIENCE, eventually, in_use, soon
 
+import uringloop
+
 WHOLE = os.environ.get("URINGLOOP_STORMS") == "whole"
 PROCESSES, PROCESSES_AT_ONCE = (1000, 50) if WHOLE else (50, 10)
 DATAGRAMS = 100_000 if WHOLE else 2_000
@@ -48,6 +50,38 @@ async def test_processes() -> None:
     async with asyncio.timeout(LIMIT):
         await asyncio.gather(*(run(number) for number in range(PROCESSES)))
     await eventually(lambda: in_use(loop) == at_rest)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages for a small pool
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_receives_that_wait_for_a_small_pool_are_not_made_in_vain() -> None:
+    """A pool that holds four of a hundred messages: about as many receives are made as find a place."""
+    count, message, rounds = 100, bytes(1000), 5
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, uringloop.Loop)
+        pairs = [socket.socketpair() for _ in range(count)]
+        streams = [await asyncio.open_connection(sock=near) for near, _ in pairs]
+        before = loop.stats()
+        for _ in range(rounds):
+            for _, far in pairs:
+                far.sendall(message)
+            for reader, _ in streams:
+                assert await reader.readexactly(len(message)) == message
+        stats = loop.stats()
+        assert stats.receive_starved > before.receive_starved
+        assert stats.receive_rearms - before.receive_rearms < 4 * (stats.receives - before.receives)
+        for (_, far), (_, writer) in zip(pairs, streams, strict=True):
+            far.close()
+            writer.close()
+            await writer.wait_closed()
+
+    with asyncio.Runner(loop_factory=lambda: uringloop.Loop(buffers=2, buffer_size=2048)) as runner:
+        runner.run(asyncio.wait_for(main(), 10))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

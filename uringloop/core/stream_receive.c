@@ -19,8 +19,8 @@
 #include "ring_fault.h"
 #include "stream_parts.h"
 
-/* An incremental buffer serves many receives: of 256 KiB so many of 8 KiB, and messages of 16 are already large. */
-#define UL_ARMS_PER_INCREMENTAL_BUFFER 32
+/* An incremental buffer serves many receives, one for each so many bytes: most are smaller, and messages of 16 KiB are already large. */
+#define UL_ARM_BYTES (8U * 1024U)
 /* A usual receive of so many bytes asks for bulk mode. Echoing over 50 connections both cost the same at 12 KiB on one machine, and at 24 on
  * another. Of plain buffers a receive brings no more than one, of 16 KiB, however large the message is. The other way, less than half of it asks
  * for multishot mode; they differ because a change costs a cancel and two requests. */
@@ -247,7 +247,8 @@ void ul_streams_feed_starved(struct ul_streams *streams) {
     /* No more than there are buffers: an arm that finds none ends at once and would only come back here. One that finds no bytes leaves its
      * buffer to the others, so while any are left over there may be some with bytes, and the loop must not sleep. */
     const struct ul_buffers *buffers = &streams->engine->buffers;
-    uint32_t budget = buffers->kernel_count * (buffers->incremental ? UL_ARMS_PER_INCREMENTAL_BUFFER : 1);
+    uint32_t arms = buffers->incremental && buffers->size > UL_ARM_BYTES ? buffers->size / UL_ARM_BYTES : 1; /* a buffer */
+    uint32_t budget = buffers->kernel_count * arms;
     bool any = budget > 0;
     int32_t token;
     while (budget && ul_token_list_pop(&streams->starved, &token)) {
