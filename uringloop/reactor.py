@@ -1,7 +1,8 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
 A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
-hot calls (`wait`, `stream_write`, `endpoint_write`) are bound to their C functions with nothing in between.
+hot calls (`wait`, `stream_write`, `stream_send_now`, `endpoint_write`) are bound to their C functions with nothing in
+between.
 """
 
 from __future__ import annotations
@@ -321,10 +322,7 @@ class Reactor:
 
     def stream_open(self, fd: int) -> int:
         """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
-        token = self._stream_open(fd)
-        if token < 0:
-            raise_errno(token)
-        return token
+        return _checked(self._stream_open(fd))
 
     def socket_names(self, fd: int) -> tuple[bytes, bytes]:
         """The sockaddrs of a socket and of its peer; empty for one that it has not."""

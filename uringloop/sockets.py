@@ -72,7 +72,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
     _selector: RingSelector
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
-        # The one that servers live on is in one frame, the wait of `_when_ready` included: a sixth of a request.
+        # The one that servers live on is in one frame, the wait of `_when_ready` included: a tenth of a request.
         if type(sock) is not socket.socket or self._debug:
             self._check_socket(sock)
         fd, emptied = sock.fileno(), self._kept.emptied
@@ -84,8 +84,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
             except _WOULD_BLOCK:
                 pass
         self._ensure_fd_no_transport(fd)
-        waiting: asyncio.Future[int] = asyncio.Future(loop=self)
-        first = waiting
+        first = waiting = self.create_future()
         self._kept.keep(first, sock)
         try:
             while True:

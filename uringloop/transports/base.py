@@ -132,7 +132,7 @@ def copied(data: Any) -> bytes:
     """The bytes of what is not `bytes`: mutable memory may be reused as soon as write() returns."""
     if type(data) is memoryview:  # what libraries have, if they have not bytes: half the time of bytes(data)
         return data.tobytes()
-    if type(data) is not bytearray and not isinstance(data, (bytes, bytearray)):
+    if not isinstance(data, (bytes, bytearray)):
         raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
     return bytes(data)
 

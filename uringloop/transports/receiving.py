@@ -71,7 +71,7 @@ class ReceivingTransport:
         self._sink = drop
         self._protocol = protocol
         self._is_buffered = is_buffered(protocol)
-        self._protocols_sink()
+        self._protocols_sink()  # raises for what is none
 
     def _receive_from(self, fd: int, token: int) -> None:
         """This is the stream of the core that the bytes come from."""
@@ -111,10 +111,7 @@ class ReceivingTransport:
     def _start_receiving(self) -> None:
         if self._reading is Reading.WAITING and self._life is Life.OPEN:
             self._reading = Reading.FLOWING
-            # As in `_receive`, in one frame for each connection that is made.
-            self._sink = self._fill_buffers if self._is_buffered else self._protocol.data_received
-            self._receive_stopped = False
-            self._reactor.stream_read(self._token, True)
+            self._receive()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
