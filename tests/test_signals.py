@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import LOOPS, LoopFactory, Recorder, connect_plainly, eventually, loop_kind, set_once, soon
+from support import LOOPS, LoopFactory, Recorder, connect_plainly, eventually, fence, loop_kind, set_once, soon
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +205,84 @@ def test_exit_from_a_protocol_leaves_the_loop_and_loses_no_data(
     for peer in peers:
         peer.close()
     assert exits == ["now"]
+
+
+@pytest.mark.only_on("asyncio", "uringloop")
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_exit_from_a_protocol_that_is_given_what_came_in_a_pause_loses_no_data(
+    new_loop: LoopFactory, error: type[BaseException]
+) -> None:
+    loop = new_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    exits: list[str] = []
+
+    class Exiting(Recorder):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not exits:
+                exits.append("now")
+                raise error
+
+    async def pause() -> tuple[asyncio.Transport, Exiting]:
+        transport, protocol = await loop.create_connection(Exiting, sock=near)
+        await fence()  # it receives by now
+        transport.pause_reading()
+        far.sendall(b"first")
+        await fence()
+        return transport, protocol
+
+    async def finish() -> None:
+        await eventually(lambda: protocol.data == b"first second")
+        transport.abort()
+        await protocol.lost()
+
+    transport, protocol = loop.run_until_complete(pause())
+    loop.call_soon(transport.resume_reading)
+    with pytest.raises(error):
+        loop.run_forever()
+    far.sendall(b" second")
+    loop.run_until_complete(finish())
+    far.close()
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop's datagram transports cannot pause
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_exit_from_a_datagram_protocol_that_is_given_what_came_in_a_pause_loses_none(
+    new_loop: LoopFactory, error: type[BaseException]
+) -> None:
+    loop = new_loop()
+    received: list[bytes] = []
+    lost = asyncio.Event()
+
+    class Exiting(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            received.append(data)
+            if len(received) == 1:
+                raise error
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.set()
+
+    async def pause() -> Any:
+        transport: Any
+        transport, _ = await loop.create_datagram_endpoint(Exiting, ("127.0.0.1", 0))
+        await fence()
+        transport.pause_reading()
+        far.sendto(b"first", transport.get_extra_info("sockname"))
+        await fence()
+        return transport
+
+    async def finish() -> None:
+        await eventually(lambda: received == [b"first", b"second"])
+        transport.abort()
+        await soon(lost.wait())
+
+    far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    transport = loop.run_until_complete(pause())
+    loop.call_soon(transport.resume_reading)
+    with pytest.raises(error):
+        loop.run_forever()
+    far.sendto(b"second", transport.get_extra_info("sockname"))
+    loop.run_until_complete(finish())
+    far.close()

@@ -238,7 +238,11 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
     def _unpark(self) -> None:
         while self._parked and self.is_reading():
             data, address = self._parked.popleft()
-            self._to_protocol(data, address)
+            try:
+                self._to_protocol(data, address)
+            except (SystemExit, KeyboardInterrupt):
+                self._loop.call_soon(self._unpark)  # the rest, if the loop is run again
+                raise
         if not self._parked:
             self._receive()
 

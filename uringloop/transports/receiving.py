@@ -262,6 +262,7 @@ class ReceivingTransport:
             try:
                 self._context.run(self._protocols_sink(), self._parked.popleft())
             except (SystemExit, KeyboardInterrupt):
+                self._loop.call_soon(self._unpark)  # the rest, if the loop is run again
                 raise
             except BaseException as exc:
                 self.on_receive_failed(exc)
