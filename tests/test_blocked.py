@@ -1,4 +1,4 @@
-"""Where the loop cannot have what it wants: io_uring refused, or few file descriptors.
+"""Where the loop cannot have what it wants: io_uring refused, few file descriptors, or no network.
 
 Each test runs a program in a process of its own, since neither a seccomp filter nor a lowered limit can be taken back
 by the process that has it.
@@ -256,3 +256,23 @@ def test_loop_that_cannot_open_all_that_it_needs_says_so_and_leaves_nothing_open
         """
     ).stdout
     assert int(told) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# No network
+# ---------------------------------------------------------------------------------------------------------------------
+
+WITHOUT_NETWORK = ["unshare", "--map-root-user", "--net"]  # a namespace whose loopback interface is down
+
+
+def test_probe_finds_the_same_where_the_network_is_down() -> None:
+    """The network may come up later, and what has been found holds for the process."""
+    probe = [sys.executable, "-c", "import uringloop; print(uringloop.probe())"]
+    try:
+        down = subprocess.run([*WITHOUT_NETWORK, *probe], capture_output=True, text=True, timeout=TIMEOUT)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare(1) here")
+    if "unshare failed" in down.stderr:
+        pytest.skip(f"no namespace can be made here: {down.stderr.strip()}")
+    assert down.returncode == 0, down.stderr
+    assert down.stdout == run(*probe[1:]).stdout
