@@ -17,7 +17,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from uringloop import compat, environment, splice, transports
+from uringloop import compat, environment, transports
 from uringloop.operations import Operations
 from uringloop.probe import DATAGRAM_BUFFERS, DEFAULT_ENTRIES, default_buffers, probe, unwanted_flags, usable_files
 from uringloop.reactor import EVENT_DATAGRAM, EVENT_READABLE, TURN_DUE, Event, Options, Reactor, unpack_event
@@ -354,6 +354,8 @@ class Loop(Scheduling, SocketCoroutines):
     # --- files to transports -----------------------------------------------------------------------------------------
 
     async def _sendfile_native(self, transp: StreamTransport, file: Any, offset: int, count: int | None) -> int:
+        from uringloop import splice  # here and below not before: it and what it needs take memory
+
         fd = splice.regular_file(file)
         resume_reading = transp.is_reading()
         transp.pause_reading()
@@ -367,6 +369,8 @@ class Loop(Scheduling, SocketCoroutines):
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """What TLS needs: the bytes pass through Python. asyncio reads them in the executor; here the ring does."""
+        from uringloop import splice
+
         try:
             fd = splice.regular_file(file)
         except asyncio.SendfileNotAvailableError:

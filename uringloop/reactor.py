@@ -13,9 +13,18 @@ import struct
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from uringloop.core import _core
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Pool(Protocol):
+        """The memory that receives fill. A slice of it is a copy."""
+
+        def __getitem__(self, span: slice) -> bytes: ...
+
 
 _ffi: Any = _core.ffi
 _lib: Any = _core.lib
@@ -93,12 +102,6 @@ _SOCKET_NAME_BYTES: Final[int] = _lib.UL_SOCKET_NAME_BYTES
 DATAGRAM_BUFFERS_MAX: Final = 4096  # 1 GiB: as many as a pool can have
 COMPLETIONS_PER_ENTRY: Final = 8  # CQ entries for each SQ entry: multishot requests complete many times
 COMPLETIONS_MAX: Final = 2 * ENTRIES_MAX  # the kernel's IORING_MAX_CQ_ENTRIES
-
-
-class Pool(Protocol):
-    """The memory that receives fill. A slice of it is a copy."""
-
-    def __getitem__(self, span: slice) -> bytes: ...
 
 
 # Named tuples here and in probe.py: the making of a dataclass costs the import a millisecond, and memory that is kept.

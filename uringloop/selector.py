@@ -13,14 +13,12 @@ Cost: a request a readiness event, where epoll needs none.
 
 from __future__ import annotations
 
-import contextvars
 import os
 import select
-import socket
 import stat
 from collections.abc import Callable, Iterable
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from uringloop.reactor import (
     EVENT_ACCEPTED,
@@ -43,65 +41,12 @@ from uringloop.reactor import (
 if TYPE_CHECKING:
     import asyncio
 
+    from uringloop.owners import Completing, EndpointOwner, ListenerOwner, ProcessOwner, StreamOwner
     from uringloop.reactor import Reactor
 
 # About 292 years in nanoseconds fit an int64; a longer wait is no wait that anyone will see the end of.
 TIMEOUT_MAX_NS = 2**62
 _OF_ENDPOINTS = (EVENT_DATAGRAM, EVENT_ENDPOINT_ERROR, EVENT_ENDPOINT_DRAINED, EVENT_ENDPOINT_LOST)
-
-
-class StreamOwner(Protocol):
-    """What a stream's events call; the transport."""
-
-    # Not for whoever owns the transport, who may have attributes of these names.
-    @property
-    def _sink(self) -> Callable[[bytes], object]:
-        """What takes the bytes that arrive, in `_context`. It is changed to pause or drop them."""
-
-    @property
-    def _context(self) -> contextvars.Context: ...
-    @property
-    def pinned(self) -> object:
-        """What the kernel may still read."""
-
-    def on_loop_closed(self) -> None: ...
-    def on_readable(self, room: int) -> None: ...
-    def on_eof(self) -> None: ...
-    def on_lost(self, error: int) -> None: ...
-    def on_drained(self, left: int, released: int) -> None: ...
-    def on_receive_failed(self, exc: BaseException) -> None: ...
-
-
-class EndpointOwner(Protocol):
-    """What a datagram endpoint's events call; the transport."""
-
-    def on_datagram(self, start: int, lengths: int, behind: bool) -> None: ...
-    def on_error(self, error: int) -> None: ...
-    def on_drained(self) -> None: ...
-    def on_lost(self) -> None: ...
-    def on_loop_closed(self) -> None: ...
-
-
-class ListenerOwner(Protocol):
-    """What a listening socket's connections go to."""
-
-    @property
-    def sock(self) -> socket.socket: ...
-    def on_accepted(self, fd: int) -> None: ...
-    def close(self) -> None: ...
-
-
-class ProcessOwner(Protocol):
-    """What hears of the end of a process."""
-
-    def on_loop_closed(self) -> None: ...
-
-
-class Completing(Protocol):
-    """What a one-shot request's completion calls: a future, or the one who waits for it."""
-
-    def complete(self, result: int) -> None:
-        """`result` is what the kernel said, -errno if it failed."""
 
 
 class RingSelector(_BaseSelectorImpl):

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from uringloop import compat, splice
+from uringloop import compat
 
 if TYPE_CHECKING:
     from uringloop.operations import Operations
@@ -213,6 +213,8 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
         # asyncio has checked the arguments, and makes up for what cannot be sent so.
+        from uringloop import splice  # not before: it and what it needs take memory
+
         fd = splice.regular_file(file)
         return await splice.send_file(self._operations, _Target(self, sock), fd, offset, count, any_error=True)
 
