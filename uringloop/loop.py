@@ -341,7 +341,6 @@ class Loop(Scheduling, SocketCoroutines):
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
         try:
-            transport.watch()
             await waiter
         except (SystemExit, KeyboardInterrupt):
             raise

@@ -29,41 +29,61 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
     _proc: subprocess.Popen[bytes] | None
     _returncode: int | None
     _loop: Loop
+    _pending_calls: object  # what happened before the pipes were connected; None from then on
+    _pipes: dict[int, Any]  # None until it is connected
 
     def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
         self._proc = subprocess.Popen(
             args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **kwargs
         )
-
-    def watch(self) -> None:
-        """Hear of the end of the process. Raises OSError, and then the process is no more."""
         try:
-            pidfd = os.pidfd_open(self._pid)
+            self._watch(self._proc.pid)
+        except OSError:
+            self._give_up(self._proc)
+            raise
+
+    def _watch(self, pid: int) -> None:
+        """Hear of the end of the process. Raises OSError."""
+        try:
+            pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # over, and reaped by the kernel, which does so where SIGCHLD is ignored
             self._loop.call_soon(self._on_exit)
             return
-        except OSError:
-            self._give_up()
-            raise
         try:
             exited = self._loop._operations.start(OP_POLL_ADD, pidfd, flags=select.POLLIN)
         except OSError:
             os.close(pidfd)
-            self._give_up()
             raise
         self._pidfd = pidfd
         self._loop._selector.processes.add(self)
         exited.add_done_callback(self._on_exit)
 
+    def _give_up(self, process: subprocess.Popen[bytes]) -> None:
+        """A process of whose end nobody would hear is not left behind."""
+        process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout, process.stderr):
+            if file is not None:
+                file.close()
+
+    async def _connect_pipes(self, waiter: asyncio.Future[None]) -> None:
+        """asyncio's. If it fails, `waiter` tells whoever spawned the process, and the protocol hears nothing. Nobody
+        waits then for the end of pipes that could not be connected, as asyncio's does until 3.13."""
+        await super()._connect_pipes(waiter)
+        if self._pending_calls is None:
+            return
+        assert self._proc is not None
+        for number, file in enumerate((self._proc.stdin, self._proc.stdout, self._proc.stderr)):
+            if file is not None and self._pipes[number] is None:
+                file.close()
+                del self._pipes[number]
+        self._protocol = asyncio.SubprocessProtocol()
+        self._pending_calls = None
+        self._try_finish()
+
     def on_loop_closed(self) -> None:
         """Close the pidfd. The process lives on."""
         os.close(self._pidfd)
-
-    def _give_up(self) -> None:
-        assert self._proc is not None
-        self._proc.kill()
-        self._proc.wait()
-        self._on_exit()
 
     def _on_exit(self, exited: asyncio.Future[int] | None = None) -> None:
         if exited is not None:
