@@ -177,6 +177,7 @@ struct abi_fact {
     VALUE(IOSQE_CQE_SKIP_SUCCESS, 0x40)          \
     VALUE(IORING_RECV_MULTISHOT, 0x2)            \
     VALUE(IORING_ACCEPT_MULTISHOT, 0x1)          \
+    VALUE(IORING_POLL_ADD_MULTI, 0x1)            \
     VALUE(IORING_ASYNC_CANCEL_ALL, 0x1)          \
     VALUE(IORING_ASYNC_CANCEL_ANY, 0x4)          \
     VALUE(IORING_CQE_F_BUFFER, 0x1)              \

@@ -61,7 +61,7 @@ struct driver *driver_open(const struct ul_options *options) {
 static bool is_at_rest(const struct driver *driver) {
     struct ul_report report = driver_report(driver);
     return report.streams == 0 && report.listeners == 0 && report.endpoints == 0 && report.datagram_buffers_in_use == 0 && report.operations == 0 && report.slots_in_use == 0 &&
-           report.buffers_in_use == 0 && report.in_flight == 1; /* the READ that waits for a wake */
+           report.buffers_in_use == 0 && report.in_flight == 1; /* the poll that waits for a wake */
 }
 
 void driver_close(struct driver *driver) {

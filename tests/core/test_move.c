@@ -143,10 +143,10 @@ static void operations_go_on_and_end_when_cancelled(void) {
 static void a_wake_is_heard(void) {
     struct driver *driver = driver_open(&setting->options);
     for (int turn = 0; turn < 3; turn++) {
-        ul_reactor_wake(driver->reactor);
+        ul_wake(driver->reactor->wake);
         in_another_thread(driver, a_tick, driver);
         int64_t started = check_now_ns();
-        ul_reactor_wake(driver->reactor);
+        ul_wake(driver->reactor->wake);
         driver_tick(driver, 5000 * MILLISECOND);
         CHECK_INT(check_now_ns() - started, <, 2000 * MILLISECOND);
     }

@@ -150,8 +150,9 @@ static void a_tick_sleeps_its_time_and_no_more(void) {
 
 /* --- what ends a sleep ------------------------------------------------------------------------------------------------------------- */
 
-static void *wake_once(void *reactor) {
-    ul_reactor_wake(reactor);
+static void *wake_once(void *argument) {
+    const struct ul_reactor *reactor = argument;
+    ul_wake(reactor->wake);
     return NULL;
 }
 
@@ -171,12 +172,31 @@ static void a_wake_ends_a_sleep(void) {
 static void wakes_before_a_tick_are_one(void) {
     struct driver *driver = open_driver();
     for (int i = 0; i < 1000; i++)
-        ul_reactor_wake(driver->reactor);
+        ul_wake(driver->reactor->wake);
     CHECK_INT(driver_tick(driver, CHECK_PATIENCE_NS), ==, 0);
-    CHECK_INT(driver->reactor->wake_value, ==, 1); /* one write to the eventfd */
+    uint64_t count;
+    CHECK_INT(read(driver->reactor->wake->fd, &count, sizeof count), ==, sizeof count); /* which nobody else does */
+    CHECK_INT(count, ==, 1);                                                           /* one write to the eventfd */
     int64_t started = check_now_ns();
     driver_tick(driver, 20 * MILLISECOND); /* and nothing of them is left */
     CHECK_INT(check_now_ns() - started, >=, 20 * MILLISECOND);
+    driver_close(driver);
+}
+
+static void a_wake_is_heard_and_none_is_heard_twice_when_the_poll_for_it_has_ended(void) {
+    struct driver *driver = open_driver();
+    ul_wake(driver->reactor->wake);
+    CHECK_INT(driver_tick(driver, CHECK_PATIENCE_NS), ==, 0);
+    uint64_t polls = driver->reactor->engine.stats.completions[UL_REQUEST_WAKE];
+    ul_cancel(&driver->reactor->engine, ul_user_data(UL_REQUEST_WAKE, 0));
+    UNTIL(driver, driver->reactor->engine.stats.completions[UL_REQUEST_WAKE] > polls);
+    int64_t started = check_now_ns();
+    CHECK_INT(driver_tick(driver, 20 * MILLISECOND), ==, 0);
+    CHECK_INT(check_now_ns() - started, >=, 20 * MILLISECOND);
+    ul_wake(driver->reactor->wake);
+    started = check_now_ns();
+    CHECK_INT(driver_tick(driver, CHECK_PATIENCE_NS), ==, 0);
+    CHECK_INT(check_now_ns() - started, <, CHECK_PATIENCE_NS / 2);
     driver_close(driver);
 }
 
@@ -220,7 +240,7 @@ static void a_glance_sees_whether_there_is_anything_for_a_look(void) {
     CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0);
     CHECK_INT(ul_reactor_glance(driver->reactor), ==, 1); /* it has been sent, and nobody has looked whether it was */
     driver_fence(driver);
-    ul_reactor_wake(driver->reactor);
+    ul_wake(driver->reactor->wake);
     CHECK_UNTIL(ul_reactor_glance(driver->reactor), {});
     driver_tick(driver, 0);
     driver_tick(driver, 0);
@@ -246,7 +266,7 @@ static void a_deadline_that_comes_with_events_is_told_with_their_number(void) {
 
 static void a_wake_before_the_beginning_is_heard(void) {
     struct ul_reactor *reactor = reactor_open(&setting->options);
-    ul_reactor_wake(reactor);
+    ul_wake(reactor->wake);
     CHECK_INT(ul_reactor_begin(reactor), ==, 0);
     int64_t started = check_now_ns();
     CHECK_INT(ul_reactor_tick(reactor, CHECK_PATIENCE_NS), ==, 0);
@@ -278,7 +298,7 @@ static void *leave_letters(void *argument) {
     struct mailbox *mailbox = argument;
     for (int i = 0; i < LETTERS; i++) {
         atomic_fetch_add(&mailbox->letters, 1);
-        ul_reactor_wake(mailbox->reactor);
+        ul_wake(mailbox->reactor->wake);
     }
     return NULL;
 }
@@ -387,6 +407,7 @@ int main(int count, char **arguments) {
         RUN(a_tick_sleeps_its_time_and_no_more);
         RUN(a_wake_ends_a_sleep);
         RUN(wakes_before_a_tick_are_one);
+        RUN(a_wake_is_heard_and_none_is_heard_twice_when_the_poll_for_it_has_ended);
         RUN(a_turn_sleeps_until_its_deadline_and_tells_that_it_has_come);
         RUN(a_glance_sees_whether_there_is_anything_for_a_look);
         RUN(a_deadline_that_comes_with_events_is_told_with_their_number);

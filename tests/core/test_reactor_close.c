@@ -120,11 +120,10 @@ static void close_gives_back_completions_that_were_not_taken(void) {
     close(client);
 }
 
-/* The read that waits for wakes is over, and the next is not made. */
 static void close_after_a_wake_that_was_not_taken(void) {
     struct ul_reactor *reactor = begin_reactor();
     CHECK_INT(ul_reactor_tick(reactor, 0), ==, 0);
-    ul_reactor_wake(reactor);
+    ul_wake(reactor->wake);
     ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     CHECK_INT(ul_reactor_flush(reactor), ==, 0);
     close_promptly(reactor);
@@ -133,7 +132,7 @@ static void close_after_a_wake_that_was_not_taken(void) {
 static void close_after_a_wake_that_is_on_its_way(void) {
     struct ul_reactor *reactor = begin_reactor();
     CHECK_INT(ul_reactor_tick(reactor, 0), ==, 0);
-    ul_reactor_wake(reactor);
+    ul_wake(reactor->wake);
     ul_reactor_end(reactor);
     close_promptly(reactor);
 }
@@ -218,7 +217,7 @@ static void use_after_abandoning(struct ul_reactor *reactor, int fd) {
     CHECK_INT(ul_reactor_begin(reactor), ==, -EOWNERDEAD);
     CHECK_INT(ul_reactor_tick(reactor, -1), ==, -EOWNERDEAD);
     CHECK_INT(ul_reactor_flush(reactor), ==, 0);
-    ul_reactor_wake(reactor);
+    ul_wake(reactor->wake);
     int32_t token = ul_stream_open(streams, fd);
     CHECK_INT(ul_stream_read(streams, token, true), ==, 0);
     CHECK_INT(ul_stream_write(streams, token, "x", 1), ==, 1);

@@ -150,7 +150,7 @@ struct watched {
 static void *wake_when_the_peer_is_at_the_end(void *argument) {
     struct watched *watched = argument;
     CHECK_UNTIL(peer_is_at_the_end(watched->peer), sched_yield());
-    ul_reactor_wake(watched->reactor);
+    ul_wake(watched->reactor->wake);
     return NULL;
 }
 

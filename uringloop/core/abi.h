@@ -249,6 +249,9 @@ enum io_uring_op {
 #define IORING_RECV_MULTISHOT (1U << 1)   /* 6.0 */
 #define IORING_ACCEPT_MULTISHOT (1U << 0) /* 5.19 */
 
+/* sqe->len for poll */
+#define IORING_POLL_ADD_MULTI (1U << 0) /* 5.13 */
+
 /* sqe->op_flags for ASYNC_CANCEL, and io_uring_sync_cancel_reg.flags */
 #define IORING_ASYNC_CANCEL_ALL (1U << 0)
 #define IORING_ASYNC_CANCEL_ANY (1U << 2)

@@ -1,5 +1,6 @@
 #include "reactor.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -52,7 +53,7 @@ static void ul_reactor_free(struct ul_reactor *reactor, bool leak) {
     if (reactor->wake)
         ul_wake_release(reactor->wake);
     if (leak)
-        return; /* send queues, datagrams, gather lists and wake_value may still be read or written: all of it stays */
+        return; /* send queues, datagrams and gather lists may still be read or written: all of it stays */
     ul_files_close(&engine->files);
     ul_streams_destroy(&reactor->streams);
     ul_listeners_destroy(&reactor->listeners);
@@ -90,12 +91,13 @@ static int ul_reactor_real_error(int error) {
 }
 
 static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
-    struct io_uring_sqe *sqe = ul_request(&reactor->engine, IORING_OP_READ, UL_REQUEST_WAKE, 0);
+    bool may = reactor->state == UL_REACTOR_ENABLED;
+    struct io_uring_sqe *sqe = may ? ul_request(&reactor->engine, IORING_OP_POLL_ADD, UL_REQUEST_WAKE, 0) : NULL;
     if (!sqe)
         return;
     sqe->fd = reactor->wake->fd;
-    sqe->addr = (uint64_t)(uintptr_t)&reactor->wake_value;
-    sqe->len = sizeof reactor->wake_value;
+    sqe->len = IORING_POLL_ADD_MULTI;
+    sqe->op_flags = POLLIN;
 }
 
 int ul_reactor_begin(struct ul_reactor *reactor) {
@@ -165,13 +167,14 @@ static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_urin
         ul_operation_complete(&reactor->operations, token, cqe);
         break;
     case UL_REQUEST_WAKE:
+        if (!(cqe->flags & IORING_CQE_F_MORE)) { /* as when the completion queue overflowed */
+            ul_wake_empty(reactor->wake);        /* else the next poll would tell of it again */
+            ul_reactor_arm_wake(reactor);
+        }
         ul_wake_taken(reactor->wake);
         reactor->woken = true;
-        if (reactor->state == UL_REACTOR_ENABLED)
-            ul_reactor_arm_wake(reactor);
         break;
-    case UL_REQUEST_CANCEL:
-        break; /* it came too late: what it was to cancel has reported for itself */
+    case UL_REQUEST_CANCEL: /* it came too late: what it was to cancel has reported for itself */
     case UL_REQUEST_KINDS:
         break;
     }
@@ -187,8 +190,7 @@ static void ul_reactor_reap(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     struct ul_ring *ring = &engine->ring;
     bool all_submitted = ul_ring_unsubmitted(ring) == 0;
-    uint32_t ready = ul_ring_ready(ring);
-    uint32_t taken = 0;
+    uint32_t ready = ul_ring_ready(ring), taken = 0;
     /* A completion makes one event at the most. */
     while (taken < ready && engine->event_count < UL_EVENTS_MAX)
         ul_reactor_complete(reactor, &ring->cqes[(ring->cq_head + taken++) & ring->cq_mask]);
@@ -396,8 +398,6 @@ void ul_reactor_end(struct ul_reactor *reactor) {
     }
     ul_ring_unregister_self(&engine->ring);
 }
-
-void ul_reactor_wake(struct ul_reactor *reactor) { ul_wake(reactor->wake); }
 
 struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor) { return ul_wake_retain(reactor->wake); }
 

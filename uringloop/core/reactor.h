@@ -51,7 +51,6 @@ struct ul_reactor {
     struct ul_options options;
     enum ul_reactor_state state;
     struct ul_wake *wake;
-    uint64_t wake_value; /* what the READ on its eventfd fills; needed until completion */
     int64_t deadline_ns; /* of CLOCK_MONOTONIC, when the next timer is due; negative: there is none */
     bool woken;          /* in this tick */
     bool begun;          /* between begin and end */
@@ -90,8 +89,7 @@ int ul_reactor_look(struct ul_reactor *reactor);
 int ul_reactor_glance(struct ul_reactor *reactor);
 #define UL_TURN_DUE (1 << 16) /* above any number of events */
 
-/* End the sleep of the tick, from any thread until close; and what does the same from any thread at any time, for its holder to release. */
-void ul_reactor_wake(struct ul_reactor *reactor);
+/* What ends the sleep of the tick from any thread at any time, for its holder to release. */
 struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor);
 
 /* In a forked child: drop the parent's ring without touching it. */

@@ -5,7 +5,7 @@ static const uint8_t operations[] = {
     IORING_OP_ACCEPT,       IORING_OP_RECV,     IORING_OP_SEND,
     IORING_OP_SENDMSG,      IORING_OP_RECVMSG,  IORING_OP_POLL_ADD,
     IORING_OP_FILES_UPDATE, /* fixed files */
-    IORING_OP_ASYNC_CANCEL, IORING_OP_READ, /* of the eventfd that wakes the loop */
+    IORING_OP_ASYNC_CANCEL,
 };
 static const uint8_t sqe_flags = IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS;
 

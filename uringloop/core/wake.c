@@ -14,7 +14,7 @@ struct ul_wake *ul_wake_open(int *error) {
     }
     atomic_init(&wake->references, 1);
     atomic_init(&wake->pending, false);
-    wake->fd = eventfd(0, EFD_CLOEXEC); /* blocking: a READ on it then waits, also where O_NONBLOCK would make it fail */
+    wake->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (wake->fd < 0) {
         *error = -errno;
         free(wake);
@@ -44,6 +44,12 @@ void ul_wake(struct ul_wake *wake) {
         return;
     while (write(wake->fd, &one, sizeof one) < 0 && errno == EINTR)
         continue;
+}
+
+void ul_wake_empty(struct ul_wake *wake) {
+    uint64_t count;
+    while (read(wake->fd, &count, sizeof count) < 0 && errno == EINTR)
+        continue; /* EAGAIN: it was empty */
 }
 
 void ul_wake_taken(struct ul_wake *wake) {

@@ -238,9 +238,11 @@ static bool advance(const struct request *request) {
             read_memory(request->iov[i].iov_base, request->iov[i].iov_len);
         result = request->bytes ? (int32_t)(1 + input_word() % request->bytes) : 0;
         break;
+    case IORING_OP_POLL_ADD:
+        multishot = sqe->len & IORING_POLL_ADD_MULTI;
+        result = input_byte();
+        break;
     case IORING_OP_READ:
-        if (sqe->user_data >> 32 == UL_REQUEST_WAKE)
-            memset(pointer(sqe->addr), 1, sqe->len);
         result = (int32_t)sqe->len;
         break;
     default:

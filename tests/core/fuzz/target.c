@@ -256,7 +256,7 @@ static void call_reactor(uint32_t what) {
         begin();
         break;
     case 3:
-        ul_reactor_wake(reactor);
+        ul_wake(reactor->wake);
         break;
     case 4:
         kernel.allocations = 1 + input_byte();
