@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from model import World
 from model_ends import size_of
 
@@ -45,48 +45,50 @@ class LoopMachine(RuleBasedStateMachine):
         assert self.world is not None
         return self.world
 
+    # No preconditions: how many connections there are depends on timing, and hypothesis must be able to draw again what
+    # it has drawn.
+
     def connection(self, number: int) -> Any:
-        return self.it.connections[number % len(self.it.connections)]
+        """One of those that there are, or None."""
+        connections = self.it.connections
+        return connections[number % len(connections)] if connections else None
 
-    def has_connections(self) -> bool:
-        return self.world is not None and len(self.world.connections) > 0
-
-    @precondition(lambda self: self.world is not None and len(self.world.connections) < CONNECTIONS_MAX)
     @rule(kind=st.sampled_from(["tcp", "unix", "pair"]), count=st.integers(1, 12))
     def open(self, kind: str, count: int) -> None:
-        for _ in range(count):
-            self.it.open(kind)
+        if len(self.it.connections) < CONNECTIONS_MAX:
+            for _ in range(count):
+                self.it.open(kind)
 
-    @precondition(has_connections)
     @rule(number=st.integers(0, 99), side=SIDES, count=st.integers(1, 5))
     def write(self, number: int, side: int, count: int) -> None:
-        for _ in range(count):
-            self.connection(number).ends[side].write(size_of(self.it.chance))
+        if connection := self.connection(number):
+            for _ in range(count):
+                connection.ends[side].write(size_of(self.it.chance))
 
-    @precondition(has_connections)
     @rule(number=st.integers(0, 99), side=SIDES, on=st.booleans())
     def set_reading(self, number: int, side: int, on: bool) -> None:
-        self.connection(number).ends[side].set_reading(on)
+        if connection := self.connection(number):
+            connection.ends[side].set_reading(on)
 
-    @precondition(has_connections)
     @rule(number=st.integers(0, 99), side=SIDES)
     def write_eof(self, number: int, side: int) -> None:
-        self.connection(number).ends[side].write_eof()
+        if connection := self.connection(number):
+            connection.ends[side].write_eof()
 
-    @precondition(has_connections)
     @rule(number=st.integers(0, 99), side=SIDES, how=st.sampled_from(["close", "slam", "abort"]))
     def end(self, number: int, side: int, how: str) -> None:
-        self.it.end(self.connection(number), side, how)
+        if connection := self.connection(number):
+            self.it.end(connection, side, how)
 
-    @precondition(has_connections)
     @rule(rounds=st.integers(1, 40))
     def burst(self, rounds: int) -> None:
-        self.it.burst(rounds)
+        if self.it.connections:
+            self.it.burst(rounds)
 
-    @precondition(has_connections)
     @rule()
     def settle(self) -> None:
-        self.it.settle()
+        if self.it.connections:
+            self.it.settle()
 
     @rule(count=st.integers(1, 120))
     def exchange_datagrams(self, count: int) -> None:
