@@ -24,6 +24,7 @@ from support import (
     OpenEnd,
     Peer,
     Unhandled,
+    children,
     eventually,
     in_use,
     loops_for,
@@ -93,6 +94,14 @@ def nothing_left_running(request: pytest.FixtureRequest, nothing_left_open: None
     """Asynchronous tests are looked after by `quiet_loop`, synchronous ones by `new_loop`."""
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("quiet_loop")
+
+
+@pytest.fixture
+def no_zombies() -> Iterator[None]:
+    """No process that the test started is left, running or not."""
+    before = children()
+    yield
+    assert children() <= before
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import itertools
 import os
 import socket
 import struct
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -435,6 +436,12 @@ async def _connected_end(factory: Callable[[], J], family: str, directory: Path)
 # ---------------------------------------------------------------------------------------------------------------------
 # What the process holds
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def children() -> set[int]:
+    """The processes that this thread has started and not reaped."""
+    with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
+        return set(map(int, file.read().split()))
 
 
 def open_files() -> dict[int, str]:

@@ -10,26 +10,12 @@ import subprocess
 import sys
 import threading
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from support import PATIENCE, LoopFactory, eventually, fence, loop_kind, soon
+from support import PATIENCE, LoopFactory, children, eventually, fence, loop_kind, soon
 
-pytestmark = pytest.mark.tiny_ring
-
-
-def children() -> set[int]:
-    """The processes that this one has started and not reaped."""
-    with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
-        return set(map(int, file.read().split()))
-
-
-@pytest.fixture(autouse=True)
-def no_zombies() -> Iterator[None]:
-    before = children()
-    yield
-    assert children() <= before
+pytestmark = [pytest.mark.tiny_ring, pytest.mark.usefixtures("no_zombies")]
 
 
 async def run(*command: str, data: bytes | None = None) -> tuple[int | None, bytes]:

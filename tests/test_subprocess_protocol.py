@@ -11,9 +11,9 @@ import subprocess
 from typing import Any
 
 import pytest
-from support import LoopFactory, Unhandled, eventually, soon
+from support import LoopFactory, Unhandled, eventually, fence, soon
 
-pytestmark = pytest.mark.tiny_ring
+pytestmark = [pytest.mark.tiny_ring, pytest.mark.usefixtures("no_zombies")]
 
 
 class Heard(asyncio.SubprocessProtocol):
@@ -210,9 +210,9 @@ async def test_cancelled_spawn_leaves_no_process() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.only_on("uringloop")
-async def test_process_that_is_over_before_the_loop_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its end comes with the turn before the one in which connection_made is called."""
+@pytest.fixture
+def over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is over before its pidfd is opened, and its end comes with the next turn: before connection_made."""
     open_pidfd = os.pidfd_open
 
     def open_late(pid: int) -> int:
@@ -220,6 +220,11 @@ async def test_process_that_is_over_before_the_loop_looks(monkeypatch: pytest.Mo
         return open_pidfd(pid)
 
     monkeypatch.setattr(os, "pidfd_open", open_late)
+
+
+@pytest.mark.only_on("uringloop")
+@pytest.mark.usefixtures("over_at_once")
+async def test_process_that_is_over_before_the_loop_looks() -> None:
     protocol = await spawn(Heard(), "echo hello", stdin=None, stderr=None)
     await protocol.finished()
     assert protocol.calls[0] == "connection_made"
@@ -227,19 +232,32 @@ async def test_process_that_is_over_before_the_loop_looks(monkeypatch: pytest.Mo
     assert protocol.output[1] == b"hello\n"
 
 
-@pytest.mark.only_on("uringloop")
-@pytest.mark.parametrize("failing", ["stream_open_pipe", "operation_start"])
-async def test_process_that_cannot_be_heard_of_is_ended(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+async def fail_to_spawn(program: str, failing: str) -> None:
     """As when memory is out. The fixtures see that no process and no fd is left."""
+    protocol = Heard()
     reactor: Any = asyncio.get_running_loop()._reactor  # type: ignore[attr-defined]
 
     def fail(*_: object) -> int:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reactor, failing, fail)
         with pytest.raises(OSError, match="Cannot allocate memory"):
-            await asyncio.get_running_loop().subprocess_exec(Heard, "sleep", "1000")
+            await spawn(protocol, program)
+    await fence()
+    assert protocol.calls == []
+
+
+@pytest.mark.only_on("uringloop")
+@pytest.mark.parametrize("failing", ["stream_open_pipe", "operation_start"])
+async def test_process_that_cannot_be_heard_of_is_ended(failing: str) -> None:
+    await fail_to_spawn("exec sleep 1000", failing)
+
+
+@pytest.mark.only_on("uringloop")
+@pytest.mark.usefixtures("over_at_once")
+async def test_process_that_is_over_before_its_pipes_fail_is_not_waited_for() -> None:
+    await fail_to_spawn("exit 0", "stream_open_pipe")
 
 
 @pytest.mark.only_on("asyncio", "uringloop")

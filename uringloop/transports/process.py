@@ -79,7 +79,6 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
                 del self._pipes[number]
         self._protocol = asyncio.SubprocessProtocol()
         self._pending_calls = None
-        self._try_finish()
 
     def on_loop_closed(self) -> None:
         """Close the pidfd. The process lives on."""
