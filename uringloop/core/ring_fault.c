@@ -15,8 +15,6 @@
 #define UL_LATE_ENTERS_MAX 4
 /* A request that is made short keeps so many bytes at the most, or so large a part of them. */
 #define UL_SHORT_BYTES 64
-/* Reads of no more than this are left alone: an eventfd must be read whole. */
-#define UL_READ_WHOLE 8
 
 /* A first-in first-out queue of completions. */
 struct ul_held {
@@ -273,16 +271,18 @@ static bool ul_fault_shorten(struct ul_faults *faults, struct io_uring_sqe *sqe)
         return ul_fault_shorten_send(faults, sqe);
     case IORING_OP_RECV:
         return ul_fault_shorten_recv(faults, sqe);
+    case IORING_OP_POLL_ADD: /* the one for wakes is multishot */
     case IORING_OP_ACCEPT:
-        if (!ul_fault_is_due(faults, UL_FAULT_MULTISHOT_END))
+        if ((sqe->opcode == IORING_OP_POLL_ADD && !sqe->len) || !ul_fault_is_due(faults, UL_FAULT_MULTISHOT_END))
             return false;
         sqe->ioprio = 0;
+        sqe->len = 0;
         ul_fault_note(UL_FAULT_MULTISHOT_END);
         return true;
     case IORING_OP_READ:
     case IORING_OP_WRITE:
     case IORING_OP_SPLICE:
-        if (sqe->len <= UL_READ_WHOLE || !ul_fault_is_due(faults, UL_FAULT_SHORT_READ))
+        if (sqe->len <= 1 || !ul_fault_is_due(faults, UL_FAULT_SHORT_READ))
             return false;
         sqe->len = (uint32_t)ul_fault_cut(faults, sqe->len);
         ul_fault_note(UL_FAULT_SHORT_READ);

@@ -242,9 +242,6 @@ static bool advance(const struct request *request) {
         multishot = sqe->len & IORING_POLL_ADD_MULTI;
         result = input_byte();
         break;
-    case IORING_OP_READ:
-        result = (int32_t)sqe->len;
-        break;
     default:
         result = input_byte();
     }
