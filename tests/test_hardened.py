@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from pathlib import Path
 
 import pytest
+from support import PATIENCE
 
 import uringloop
 
@@ -47,6 +49,36 @@ def test_a_hardened_loop_serves_and_writes_files(way: str, tmp_path: Path, monke
     try:
         assert loop.stats().hardened  # type: ignore[attr-defined]
         assert loop.run_until_complete(_exchange(tmp_path)) == b"hello\n"
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+async def _send_under_tls(path: Path, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> bytes:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with path.open("rb") as file:
+            await asyncio.get_running_loop().sendfile(writer.transport, file)
+        writer.close()
+
+    async with await asyncio.start_server(send, "127.0.0.1", 0, ssl=server_tls) as server:
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address, ssl=client_tls, server_hostname="localhost")
+        received = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return received
+
+
+def test_a_hardened_loop_sends_a_file_under_tls(
+    tmp_path: Path, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    """Which is read by the ring elsewhere."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    loop = uringloop.new_event_loop(hardened=True)
+    try:
+        received = loop.run_until_complete(asyncio.wait_for(_send_under_tls(path, server_tls, client_tls), PATIENCE))
+        assert received == path.read_bytes()
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()

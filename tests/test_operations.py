@@ -16,26 +16,21 @@ import pytest
 from support import PATIENCE, eventually, in_use, soon
 
 import uringloop
+from uringloop import environment
 from uringloop.operations import Operations
 from uringloop.reactor import OP_READ, address_of, pin
 
-pytestmark = [pytest.mark.only_on("uringloop"), pytest.mark.tiny_ring]
+pytestmark = [
+    pytest.mark.only_on("uringloop"),
+    pytest.mark.tiny_ring,
+    pytest.mark.skipif(environment.hardened(), reason="a hardened ring may not read"),
+]
 
 AT_THE_FILE_POSITION = 2**64 - 1
 
 
 class Memory(bytearray):
     """Of which it can be seen that it was freed."""
-
-
-@pytest.fixture(autouse=True)
-def ring_that_reads() -> None:
-    loop = uringloop.new_event_loop()
-    assert isinstance(loop, uringloop.Loop)
-    hardened = loop.stats().hardened
-    loop.close()
-    if hardened:
-        pytest.skip("a hardened ring may not read")
 
 
 @pytest.fixture

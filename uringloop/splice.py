@@ -173,7 +173,7 @@ class Pipe:
 
 
 async def read(operations: Operations, fd: int, offset: int, size: int) -> bytes:
-    """A read on the ring, for what must pass through Python, as under TLS."""
+    """Bytes that must pass through Python, as under TLS: read by the ring, or by a thread where that may not."""
     if not operations.has(OP_READ):  # a locked ring
         return await in_thread(os.pread, fd, size, offset)
     buffer = bytearray(size)
