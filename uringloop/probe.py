@@ -39,7 +39,7 @@ DATAGRAM_BUFFERS = 64
 
 _TICK_NS = 50_000_000  # how long a probe waits for what loopback delivers in microseconds
 _FIN_MS = 100
-_PIECE_BYTES = 1024
+_PIECE_BYTES = 1024  # recv takes memory for all that it may bring
 
 
 class Probe(NamedTuple):
@@ -189,7 +189,7 @@ def _loses_nothing_of_a_short_send(reactor: Reactor) -> bool:
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least: some 4 KiB
         theirs.setblocking(False)
-        data = bytes(range(256)) * 64  # what this takes at its most, the heap of a process without traffic keeps
+        data = bytes(range(256)) * 64  # and no more: what memory this takes stays with the process
         token = reactor.stream_open(ours.fileno())
         reactor.stream_write(reactor.streams, token, data, len(data))
         received = bytearray()

@@ -213,7 +213,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
         # asyncio has checked the arguments, and makes up for what cannot be sent so.
-        from uringloop import splice  # not before: it and what it needs take memory
+        from uringloop import splice  # when it is needed, as in loop.py
 
         fd = splice.regular_file(file)
         return await splice.send_file(self._operations, _Target(self, sock), fd, offset, count, any_error=True)
