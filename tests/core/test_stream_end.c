@@ -370,21 +370,43 @@ static void a_late_slot_is_taken_with_the_second_send(void) {
     driver_close(driver);
 }
 
-/* The kernel refuses: as it sees it, the descriptor is not open. Requests made before that was known are made again. */
+/* The kernel refuses: as it sees it, the descriptor is not open. */
+static void refuse_slots(struct driver *driver) {
+    struct ul_files *files = &driver->reactor->engine.files;
+    for (int slot = 0; slot < files->capacity; slot++)
+        files->fds[slot] = 987654;
+}
+
+/* Requests made before it was known that the slot is refused are made again. */
 static void a_stream_that_is_refused_its_slot_runs_on_its_descriptor(void) {
     struct driver *driver = open_with_table(usual_setting);
     struct connection connection = connection_open(driver, family);
-    struct ul_files *files = &driver->reactor->engine.files;
     ul_stream_write(driver->streams, connection.token, "ping", 4);
     ul_streams_flush(driver->streams); /* the slot, and the send by it, are to be submitted */
     ul_stream_read(driver->streams, connection.token, true);
-    for (int slot = 0; slot < files->capacity; slot++)
-        files->fds[slot] = 987654;
+    refuse_slots(driver);
     peer_send(&connection.peer, "pong", 4);
     UNTIL(driver, peer_has(&connection.peer, 4) && driver_heard(driver, connection.token)->got.length == 4);
     CHECK_INT(driver_report(driver).slots_in_use, ==, 0);
     CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, 1);
     connection_close(driver, &connection);
+    driver_close(driver);
+}
+
+/* Filling the slot, the send by it and emptying it are in one batch. */
+static void a_stream_that_closes_before_its_slot_is_refused_sends_all(void) {
+    struct driver *driver = open_with_table(usual_setting);
+    struct connection connection = connection_open(driver, family);
+    ul_stream_write(driver->streams, connection.token, "ping", 4);
+    ul_streams_flush(driver->streams);
+    ul_stream_close(driver->streams, connection.token);
+    refuse_slots(driver);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK_INT(driver_heard(driver, connection.token)->error, ==, 0);
+    CHECK(peer_has(&connection.peer, 4));
+    CHECK_INT(driver_report(driver).slots_in_use, ==, 0);
+    CHECK_INT(driver_report(driver).stats.fixed_file_fallbacks, ==, 1);
+    connection_finish(driver, &connection);
     driver_close(driver);
 }
 
@@ -442,6 +464,7 @@ int main(int count, char **arguments) {
     RUN(streams_beyond_the_table_run_on_their_descriptors);
     RUN(a_late_slot_is_taken_with_the_second_send);
     RUN(a_stream_that_is_refused_its_slot_runs_on_its_descriptor);
+    RUN(a_stream_that_closes_before_its_slot_is_refused_sends_all);
     RUN(a_stream_on_a_descriptor_that_is_not_open_is_lost);
     RUN(ten_thousand_connections_leave_nothing);
     return check_end();

@@ -133,12 +133,14 @@ int32_t ul_stream_open_pipe(struct ul_streams *streams, int fd) {
 }
 
 static void ul_stream_on_slot_refused(struct ul_streams *streams, struct ul_stream *stream) {
-    if (stream->slot_state != UL_SLOT_HELD)
+    if (stream->slot_state != UL_SLOT_HELD && stream->slot_state != UL_SLOT_CLEARING)
         return;
-    ul_files_give_back(&streams->engine->files, stream->slot);
-    stream->slot_state = UL_SLOT_WITHOUT;
     stream->slot_retries = 2; /* a recv and a send may have been submitted with it */
     streams->engine->stats.fixed_file_fallbacks++;
+    if (stream->slot_state == UL_SLOT_CLEARING)
+        return; /* the request that empties it is on its way, and what confirms that one gives it back */
+    ul_files_give_back(&streams->engine->files, stream->slot);
+    stream->slot_state = UL_SLOT_WITHOUT;
 }
 
 /* --- the end ----------------------------------------------------------------------------------------------------------------------- */
