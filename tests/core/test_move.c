@@ -27,14 +27,18 @@ static void *run(void *argument) {
     return NULL;
 }
 
-/* Let another thread run the reactor, between two runs of this one. */
-static void in_another_thread(struct driver *driver, void (*does)(void *), void *with) {
+/* Between two runs of this one. */
+static void let_another_thread_run(struct driver *driver, void (*does)(void *), void *with) {
     struct work work = {.driver = driver, .does = does, .with = with};
     pthread_t thread;
-    ul_reactor_end(driver->reactor);
     CHECK_INT(pthread_create(&thread, NULL, run, &work), ==, 0);
     CHECK_INT(pthread_join(thread, NULL), ==, 0);
     CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
+}
+
+static void in_another_thread(struct driver *driver, void (*does)(void *), void *with) {
+    ul_reactor_end(driver->reactor);
+    let_another_thread_run(driver, does, with);
 }
 
 struct talk {
@@ -116,6 +120,66 @@ static void a_send_that_waits_goes_on(void) {
     connection_close(driver, &connection);
     driver_close(driver);
     free(large);
+}
+
+/* As when the kernel had no memory for any of the enters of the end. */
+static void end_without_submitting(struct driver *driver) {
+    CHECK(ul_ring_unsubmitted(&driver->reactor->engine.ring) > 0 || !driver->reactor->options.inline_sends);
+    ul_ring_unregister_self(&driver->reactor->engine.ring);
+    driver->reactor->begun = false;
+}
+
+/* A send that was offered is taken for done if nothing is heard of it, which holds only if it was submitted. */
+static void sends_that_were_not_submitted_go_on(void) {
+    struct driver *driver = driver_open(&setting->options);
+    struct connection connections[STREAMS];
+    struct talk talk = {.driver = driver, .connections = connections, .count = STREAMS};
+    for (int i = 0; i < STREAMS; i++) {
+        connections[i] = connection_open(driver, i % 2 ? FAMILY_TCP : FAMILY_UNIX);
+        ul_stream_read(driver->streams, connections[i].token, true);
+    }
+    everyone_talks(&talk);
+    everyone_talks(&talk); /* from now on, by slots */
+    for (int i = 0; i < STREAMS; i++)
+        ul_stream_write(driver->streams, connections[i].token, "again", 5);
+    ul_streams_flush(driver->streams);
+    for (int i = 0; i < STREAMS / 2; i++)
+        CHECK_INT(ul_stream_close(driver->streams, connections[i].token), ==, 0);
+    end_without_submitting(driver);
+    let_another_thread_run(driver, a_tick, driver);
+    for (int i = 0; i < STREAMS; i++) {
+        UNTIL(driver, peer_has(&connections[i].peer, 15));
+        CHECK(memcmp(connections[i].peer.got.data, "pong!pong!again", 15) == 0);
+    }
+    for (int i = 0; i < STREAMS / 2; i++) {
+        UNTIL(driver, driver_heard(driver, connections[i].token)->lost);
+        CHECK_INT(driver_heard(driver, connections[i].token)->error, ==, 0);
+        connection_finish(driver, &connections[i]);
+    }
+    for (int i = STREAMS / 2; i < STREAMS; i++)
+        connection_close(driver, &connections[i]);
+    driver_close(driver);
+}
+
+static void a_datagram_that_was_not_submitted_goes(void) {
+    struct driver *driver = driver_open(&setting->options);
+    int fds[2];
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds));
+    int32_t token = ul_endpoint_open(driver->endpoints, fds[0], 0);
+    CHECK_INT(token, >=, 0);
+    driver_fence(driver);
+    CHECK_INT(ul_endpoint_write(driver->endpoints, token, "ping", 4, "", 0), >, 0);
+    ul_endpoints_flush(driver->endpoints);
+    end_without_submitting(driver);
+    let_another_thread_run(driver, a_tick, driver);
+    char got[5];
+    CHECK_INT(recv(fds[1], got, sizeof got, MSG_DONTWAIT), ==, 4);
+    driver_fence(driver);
+    ul_endpoint_close(driver->endpoints, token);
+    UNTIL(driver, driver->note_count == 1);
+    driver_close(driver);
+    close(fds[0]);
+    close(fds[1]);
 }
 
 static void operations_go_on_and_end_when_cancelled(void) {
@@ -246,6 +310,8 @@ int main(int count, char **arguments) {
         RUN(connections_go_on);
         RUN(what_was_complete_is_told);
         RUN(a_send_that_waits_goes_on);
+        RUN(sends_that_were_not_submitted_go_on);
+        RUN(a_datagram_that_was_not_submitted_goes);
         RUN(operations_go_on_and_end_when_cancelled);
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);

@@ -1,4 +1,4 @@
-#include "reactor.h"
+#include "reactor_parts.h"
 
 #include <poll.h>
 #include <stdlib.h>
@@ -90,7 +90,7 @@ static int ul_reactor_real_error(int error) {
     return error == -ETIME || error == -EINTR || error == -EBUSY || error == -EAGAIN || error == -ENOMEM ? 0 : error;
 }
 
-static void ul_reactor_arm_wake(struct ul_reactor *reactor) {
+void ul_reactor_arm_wake(struct ul_reactor *reactor) {
     bool may = reactor->state == UL_REACTOR_ENABLED;
     struct io_uring_sqe *sqe = may ? ul_request(&reactor->engine, IORING_OP_POLL_ADD, UL_REQUEST_WAKE, 0) : NULL;
     if (!sqe)
@@ -137,7 +137,7 @@ void ul_reactor_abandon(struct ul_reactor *reactor) {
 
 /* --- the tick ---------------------------------------------------------------------------------------------------------------------- */
 
-static void ul_reactor_complete(struct ul_reactor *reactor, const struct io_uring_cqe *cqe) {
+void ul_reactor_complete(struct ul_reactor *reactor, const struct io_uring_cqe *cqe) {
     struct ul_engine *engine = &reactor->engine;
     enum ul_request request = (enum ul_request)(cqe->user_data >> 32);
     int32_t token = (int32_t)(uint32_t)cqe->user_data;
@@ -240,56 +240,6 @@ static int ul_reactor_catch_up(struct ul_reactor *reactor) {
         error = ul_reactor_enter(reactor, 0, 0);
     }
     return error;
-}
-
-/* --- another thread ---------------------------------------------------------------------------------------------------------------- */
-
-/* Facts: a ring with SINGLE_ISSUER is good for the thread that enabled it and for no other, which may not even cancel; what it had completed
- * stays readable. With DEFER_TASKRUN no request goes on unless that thread enters, so none reads or writes any more when the loop is run by
- * another.
- * So: take what is complete, make a new ring with the same pool and table of files, close the old one, whose requests the kernel then drops,
- * and make those that are in flight again. Cost: a ring for each change of threads, and a request for each that was waiting. */
-static int ul_reactor_open_next_ring(struct ul_reactor *reactor, struct ul_ring *next) {
-    const struct ul_options *options = &reactor->options;
-    int error = ul_ring_open(next, options->sq_entries, options->cq_entries, options->without_flags);
-    if (error)
-        return error;
-    error = ul_files_register(&reactor->engine.files, next);
-    if (!error)
-        error = ul_buffers_register(&reactor->engine.buffers, next);
-    if (!error && reactor->endpoints.buffers.open)
-        error = ul_buffers_register(&reactor->endpoints.buffers, next);
-    if (!error && options->hardened)
-        error = ul_restrictions_register(next);
-    if (!error)
-        error = ul_ring_enable(next);
-    if (error)
-        ul_ring_close(next);
-    return error;
-}
-
-static int ul_reactor_move(struct ul_reactor *reactor) {
-    struct ul_engine *engine = &reactor->engine;
-    struct ul_ring next;
-    int error = ul_reactor_open_next_ring(reactor, &next);
-    reactor->move_failed = error != 0;
-    if (error)
-        return error;
-    next.enters = engine->ring.enters;
-    next.overflows = engine->ring.overflows;
-    ul_ring_close(&engine->ring);
-    engine->ring = next;
-    engine->in_flight = 0;
-    engine->moving = false;
-    reactor->state = UL_REACTOR_ENABLED;
-    if (reactor->options.register_ring)
-        ul_ring_register_self(&engine->ring);
-    ul_reactor_arm_wake(reactor);
-    ul_listeners_on_ring_lost(&reactor->listeners);
-    ul_streams_on_ring_lost(&reactor->streams);
-    ul_endpoints_on_ring_lost(&reactor->endpoints);
-    ul_operations_on_ring_lost(&reactor->operations);
-    return 0;
 }
 
 static bool ul_reactor_is_running(const struct ul_reactor *reactor) {

@@ -217,6 +217,11 @@ static void ul_ring_unspill(struct ul_ring *ring) {
 
 size_t ul_ring_unsubmitted(const struct ul_ring *ring) { return ul_ring_queued(ring) + ring->spill_count; }
 
+const struct io_uring_sqe *ul_ring_unsubmitted_at(const struct ul_ring *ring, size_t index) {
+    uint32_t queued = ul_ring_queued(ring);
+    return index < queued ? &ring->sqes[(ring->sq_tail - queued + (uint32_t)index) & ring->sq_mask] : &ring->spill[index - queued];
+}
+
 static int ul_ring_enter_once(struct ul_ring *ring, uint32_t min_complete, int64_t timeout_ns, uint32_t min_wait_us) {
     struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     struct io_uring_getevents_arg argument = {.ts = timeout_ns >= 0 ? (uint64_t)(uintptr_t)&ts : 0, .min_wait_usec = min_wait_us};

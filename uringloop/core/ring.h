@@ -65,8 +65,9 @@ int ul_ring_register(const struct ul_ring *ring, uint32_t operation, void *argum
 /* A zeroed SQE to fill at once, or NULL when memory is out. */
 struct io_uring_sqe *ul_ring_sqe(struct ul_ring *ring);
 
-/* SQEs that wait for the next enter. */
+/* SQEs that wait for the next enter: how many, and each of them, in order. */
 size_t ul_ring_unsubmitted(const struct ul_ring *ring);
+const struct io_uring_sqe *ul_ring_unsubmitted_at(const struct ul_ring *ring, size_t index);
 
 /* Submit everything, then sleep until `min_complete` completions are there (0: do not sleep), a signal comes or `timeout_ns` nanoseconds
  * are over (negative: no limit). 0, -ETIME, -EINTR (which a submission can hide) or another -errno. */
