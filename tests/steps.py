@@ -17,7 +17,7 @@ from uringloop import environment
 
 _6_16 = ["limited_receives"]
 _6_12 = [*_6_16, "fixed_files"]
-_6_11 = [*_6_12, "incremental_buffers"]
+_6_11 = [*_6_12, "incremental_buffers", "rewound_buffers"]
 _6_1 = [*_6_11, "no_sqarray"]
 
 STEPS: dict[str, dict[str, str]] = {

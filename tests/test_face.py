@@ -332,6 +332,7 @@ def test_probe_finds_io_uring_and_has_nothing_to_advise() -> None:
     for feature in (
         "fixed_files",
         "incremental_buffers",
+        "rewound_buffers",
         "limited_receives",
         "multishot_recv",
         "registered_ring",

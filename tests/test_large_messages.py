@@ -26,10 +26,16 @@ from support import (
     loop_kind,
 )
 
+import uringloop
+
 MESSAGE = random.Random(3).randbytes(50_000)
 
 
 KERNEL = tuple(int(number) for number in os.uname().release.split(".")[:2])
+
+
+PROBE = uringloop.probe()
+CUTS_MESSAGES = PROBE.incremental_buffers and not (PROBE.rewound_buffers and PROBE.defer_taskrun)
 
 
 class LargeBuffer(BufferedRecorder):
@@ -222,3 +228,20 @@ async def test_loop_sleeps_a_little_behind_what_comes_one_way(
     assert (loop.stats().sleeps_coalesced > 0) is coalesces
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.skipif(CUTS_MESSAGES, reason="here a buffer that is full cuts the message that comes at its end in two")
+async def test_messages_of_one_packet_come_whole(open_end: OpenEnd) -> None:
+    class Counter(Recorder):
+        pieces = 0
+
+        def data_received(self, data: bytes) -> None:
+            self.pieces += 1
+            super().data_received(data)
+
+    message = MESSAGE[:10_000]
+    protocol, peer = await open_end(Counter)
+    for count in range(1, 201):  # more bytes than any pool of buffers has
+        await peer.send(message)
+        assert await protocol.received(len(message)) == message
+        assert protocol.pieces == count

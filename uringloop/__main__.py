@@ -163,6 +163,11 @@ def _features(found: Probe) -> list[tuple[bool, str, str]]:
         (found.no_sqarray, "submission queue without an index (Linux 6.6)", "nothing to speak of"),
         (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
         (
+            found.rewound_buffers and found.defer_taskrun,
+            "incremental buffers that begin anew (Linux 6.12)",
+            "a message at the end of a buffer comes in two; some slower with 10 KiB",
+        ),
+        (
             found.limited_receives,
             "multishot receives that end after so many bytes (Linux 6.17)",
             "a peer that never stops can fill the buffer pool, and as much memory, in one turn",

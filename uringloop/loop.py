@@ -414,15 +414,15 @@ def choose_options(
 ) -> Options:
     """The options given, and for the others what suits this kernel and this process."""
     found = probe()
-    incremental = found.incremental_buffers
-    usual_buffers, usual_size = default_buffers(incremental)
+    usual_buffers, usual_size = default_buffers(found)
     return Options(
         entries=DEFAULT_ENTRIES if entries is None else entries,
         buffers=usual_buffers if buffers is None else buffers,
         buffer_size=usual_size if buffer_size is None else buffer_size,
         files=usable_files(found, files),
-        incremental_buffers=incremental,
+        incremental_buffers=found.incremental_buffers,
         datagram_buffers=(DATAGRAM_BUFFERS if datagram_buffers is None else datagram_buffers) if found.datagrams else 0,
+        rewound_buffers=found.rewound_buffers,
         register_ring=found.registered_ring,
         limited_receives=found.limited_receives,
         inline_sends=found.inline_sends,

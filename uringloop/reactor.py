@@ -114,6 +114,7 @@ class Options(NamedTuple):
     datagram_buffers: receive buffers for datagrams, a power of two; 0 for no datagram endpoints.
     files: fixed-file slots; 0 for none.
     incremental_buffers: let receives fill a buffer piece by piece (Linux 6.12).
+    rewound_buffers: in each turn let them fill the one in use from its front again.
     register_ring: register the ring's fd with the thread that runs the loop (Linux 5.18).
     limited_receives: let receives end now and then, so that no peer takes the whole pool in a turn (Linux 6.17).
     inline_sends: let sends complete while they are submitted, with a completion only for those that were short.
@@ -127,6 +128,7 @@ class Options(NamedTuple):
     files: int
     incremental_buffers: bool
     datagram_buffers: int = 0
+    rewound_buffers: bool = False
     register_ring: bool = True
     limited_receives: bool = False
     inline_sends: bool = True
@@ -184,6 +186,7 @@ class Reactor:
                 "datagram_buffers": options.datagram_buffers,
                 "files": options.files,
                 "incremental": options.incremental_buffers,
+                "rewinding": options.rewound_buffers,
                 "register_ring": options.register_ring,
                 "limited_receives": options.limited_receives,
                 "inline_sends": options.inline_sends,

@@ -16,6 +16,7 @@ const struct setting settings[] = {
     {"usual", {USUAL, .inline_sends = true, .limited_receives = true}},
     {"tiny", {RING(4, 8), BUFFERS(2, 4096), .files = 16, .register_ring = true, .datagram_buffers = 2, .inline_sends = true}},
     {"incremental", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .datagram_buffers = 4, .inline_sends = true, .late_slots = true}},
+    {"rewinding", {RING(64, 256), BUFFERS(2, 65536), .files = 16, .incremental = true, .rewinding = true, .datagram_buffers = 4, .inline_sends = true}},
     {"no table", {RING(256, 1024), BUFFERS(64, 16384), .inline_sends = true, .datagram_buffers = 16}},
     {"waiting sends", {USUAL}},
     {"cooperative", {USUAL, .inline_sends = true, .without_flags = IORING_SETUP_DEFER_TASKRUN}},

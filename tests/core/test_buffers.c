@@ -82,13 +82,24 @@ static void recycle_and_look(void) {
     kernel_look(before);
 }
 
-static void check_with_an_honest_kernel(bool incremental) {
+static void rewind_and_look(void) {
+    ul_buffers_rewind(&buffers);
+    if (kernel_head == kernel_tail())
+        return;
+    const struct io_uring_buf *first = &buffers.ring[kernel_head % COUNT];
+    CHECK_INT(first->addr, ==, (uintptr_t)buffers.pool + first->bid * SIZE);
+    CHECK_INT(first->len, ==, SIZE);
+}
+
+static void check_with_an_honest_kernel(bool incremental, bool rewinding) {
     open_pool(incremental);
     kernel_look(0);
     CHECK_INT(kernel_tail(), ==, COUNT);
     for (int step = 0; step < STEPS; step++) {
         if (kernel_head == kernel_tail() || check_one_in(4))
             recycle_and_look();
+        else if (rewinding && check_one_in(4))
+            rewind_and_look();
         else
             receive_and_compare();
         CHECK_INT(buffers.kernel_count + buffers.returned_count, ==, COUNT);
@@ -99,8 +110,10 @@ static void check_with_an_honest_kernel(bool incremental) {
     close_pool();
 }
 
-static void plain_spans_are_where_the_kernel_wrote(void) { check_with_an_honest_kernel(false); }
-static void incremental_spans_are_where_the_kernel_wrote(void) { check_with_an_honest_kernel(true); }
+static void plain_spans_are_where_the_kernel_wrote(void) { check_with_an_honest_kernel(false, false); }
+static void incremental_spans_are_where_the_kernel_wrote(void) { check_with_an_honest_kernel(true, false); }
+static void spans_are_where_the_kernel_wrote_if_buffers_are_rewound(void) { check_with_an_honest_kernel(true, true); }
+static void nothing_of_plain_buffers_is_rewound(void) { check_with_an_honest_kernel(false, true); }
 
 /* --- impossible completions -------------------------------------------------------------------------------------------------------- */
 
@@ -130,6 +143,8 @@ static void check_with_arbitrary_completions(bool incremental) {
         CHECK_INT(buffers.kernel_count + buffers.returned_count, ==, COUNT);
         if (check_one_in(10))
             ul_buffers_recycle(&buffers);
+        if (check_one_in(10))
+            ul_buffers_rewind(&buffers);
     }
     close_pool();
 }
@@ -205,6 +220,8 @@ int main(int count, char **arguments) {
     check_seed();
     RUN(plain_spans_are_where_the_kernel_wrote);
     RUN(incremental_spans_are_where_the_kernel_wrote);
+    RUN(spans_are_where_the_kernel_wrote_if_buffers_are_rewound);
+    RUN(nothing_of_plain_buffers_is_rewound);
     RUN(arbitrary_completions_stay_inside_plain_buffers);
     RUN(arbitrary_completions_stay_inside_incremental_buffers);
     RUN(a_completion_without_bytes_gives_its_buffer_back);

@@ -333,6 +333,34 @@ static void many_streams_echo_without_mixing(void) {
     driver_close(driver);
 }
 
+/* The kernel keeps completions for which the queue has no room, while the bytes that they name are in the pool. */
+static void bytes_that_wait_for_the_queue_are_not_overwritten(void) {
+    enum { CROWD = 100, ROUNDS = 5, MESSAGE = 100 };
+    struct ul_options options = setting->options;
+    options.sq_entries = 4;
+    options.cq_entries = 8;
+    struct driver *driver = driver_open(&options);
+    struct connection connections[CROWD];
+    size_t sent[CROWD] = {0};
+    for (int i = 0; i < CROWD; i++) {
+        connections[i] = connection_open(driver, family);
+        ul_stream_read(driver->streams, connections[i].token, true);
+    }
+    driver_fence(driver);
+    for (size_t round = 1; round <= ROUNDS; round++) {
+        for (uint32_t i = 0; i < CROWD; i++)
+            send_some(&connections[i].peer, i, &sent[i], round * MESSAGE);
+        for (uint32_t i = 0; i < CROWD; i++)
+            UNTIL(driver, driver_heard(driver, connections[i].token)->got.length == round * MESSAGE);
+    }
+    CHECK(driver_report(driver).overflows > 0);
+    for (uint32_t i = 0; i < CROWD; i++) {
+        pattern_check(&driver_heard(driver, connections[i].token)->got, i);
+        connection_close(driver, &connections[i]);
+    }
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -357,6 +385,7 @@ int main(int count, char **arguments) {
             RUN(the_sending_side_is_shut_after_what_is_queued);
             RUN(an_idle_sending_side_is_shut_at_once);
             RUN(many_streams_echo_without_mixing);
+            RUN(bytes_that_wait_for_the_queue_are_not_overwritten);
         }
     }
     return check_end();

@@ -27,17 +27,23 @@ static void ul_buffers_free(struct ul_buffers *buffers) {
     if (buffers->ring)
         munmap(buffers->ring, ul_ring_bytes(buffers));
     free(buffers->consumed);
+    free(buffers->places);
     free(buffers->returned);
     memset(buffers, 0, sizeof *buffers);
 }
 
-static void ul_buffers_put(struct ul_buffers *buffers, uint16_t bid) {
-    struct io_uring_buf *entry = &buffers->ring[buffers->tail & (buffers->count - 1)];
+/* All of the buffer, in this entry of the ring. */
+static void ul_buffers_write_entry(struct ul_buffers *buffers, uint16_t place, uint16_t bid) {
+    struct io_uring_buf *entry = &buffers->ring[place & (buffers->count - 1)];
     entry->addr = (uint64_t)(uintptr_t)(buffers->pool + (size_t)bid * buffers->size);
     entry->len = buffers->size;
     entry->bid = bid; /* entry->resv stays untouched: in entry 0 it is the ring's tail */
-    buffers->tail++;
     buffers->consumed[bid] = 0;
+}
+
+static void ul_buffers_put(struct ul_buffers *buffers, uint16_t bid) {
+    buffers->places[bid] = buffers->tail++;
+    ul_buffers_write_entry(buffers, buffers->places[bid], bid);
 }
 
 static void ul_buffers_publish(struct ul_buffers *buffers) {
@@ -56,6 +62,7 @@ int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring) {
     if (error < 0)
         return error;
     buffers->tail = 0;
+    buffers->filling = UL_NO_BUFFER;
     for (uint32_t bid = 0; bid < buffers->count; bid++)
         ul_buffers_put(buffers, (uint16_t)bid);
     ul_buffers_publish(buffers);
@@ -73,8 +80,9 @@ int ul_buffers_open(struct ul_buffers *buffers, struct ul_ring *ring, uint16_t g
     buffers->ring = ul_map_private(ul_ring_bytes(buffers));
     buffers->pool = ul_map_private(ul_buffers_bytes(buffers));
     buffers->consumed = calloc(count, sizeof *buffers->consumed);
+    buffers->places = calloc(count, sizeof *buffers->places);
     buffers->returned = calloc(count, sizeof *buffers->returned);
-    if (!buffers->ring || !buffers->pool || !buffers->consumed || !buffers->returned) {
+    if (!buffers->ring || !buffers->pool || !buffers->consumed || !buffers->places || !buffers->returned) {
         ul_buffers_free(buffers);
         return -ENOMEM;
     }
@@ -92,6 +100,7 @@ void ul_buffers_close(struct ul_buffers *buffers, struct ul_ring *ring, bool lea
         return;
     if (leak) {
         free(buffers->consumed);
+        free(buffers->places);
         free(buffers->returned);
         memset(buffers, 0, sizeof *buffers);
         return;
@@ -122,8 +131,11 @@ struct ul_span ul_buffers_take(struct ul_buffers *buffers, uint32_t cqe_flags, i
     if (length > buffers->size - offset)
         return nothing;
     buffers->consumed[bid] = offset + length;
-    if (!(cqe_flags & IORING_CQE_F_BUF_MORE))
+    buffers->filling = (int32_t)bid;
+    if (!(cqe_flags & IORING_CQE_F_BUF_MORE)) {
+        buffers->filling = UL_NO_BUFFER;
         ul_buffers_give_back(buffers, (uint16_t)bid);
+    }
     return (struct ul_span){.start = bid * buffers->size + offset, .length = length};
 }
 
@@ -135,4 +147,12 @@ void ul_buffers_recycle(struct ul_buffers *buffers) {
     while (buffers->returned_count)
         ul_buffers_put(buffers, buffers->returned[--buffers->returned_count]);
     ul_buffers_publish(buffers);
+}
+
+void ul_buffers_rewind(struct ul_buffers *buffers) {
+    if (buffers->filling == UL_NO_BUFFER)
+        return;
+    const uint16_t bid = (uint16_t)buffers->filling;
+    ul_buffers_write_entry(buffers, buffers->places[bid], bid);
+    buffers->filling = UL_NO_BUFFER;
 }

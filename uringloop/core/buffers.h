@@ -4,6 +4,11 @@
  * one tick handed to Python goes back at the start of the next, in one store. Plain buffers come back after one receive.
  * Incremental ones (IOU_PBUF_RING_INC, 6.12) are eaten from front to back by many receives of many streams, and come back when the kernel
  * says that nothing is left (no F_BUF_MORE). The CQE does not carry the offset, so we count it.
+ *
+ * An incremental buffer cuts the message that comes at its end in two, and while it is filled all of it passes through the cache. But the
+ * kernel looks for what is left of the buffer in the ring's entry, which is ours too, anew for each receive; and it receives nothing outside of
+ * an enter if completions are deferred. So there, once all that it received has been processed, the entry is written anew: the buffer begins
+ * at its front again. No manual says so: it is done only where a probe has seen it work.
  */
 #ifndef UL_BUFFERS_H
 #define UL_BUFFERS_H
@@ -19,11 +24,15 @@ struct ul_buffers {
     struct io_uring_buf *ring; /* shared with the kernel, which reads entries below the tail */
     char *pool;                /* count * size bytes */
     uint32_t *consumed;        /* by buffer: bytes that receives have filled so far */
+    uint16_t *places;          /* by buffer: where in the ring its entry is, or was */
     uint16_t *returned;        /* buffers to give back at the next tick */
     uint32_t returned_count;
     uint32_t kernel_count;     /* buffers that the kernel has */
     uint16_t tail;
+    int32_t filling; /* the incremental buffer that the last receive has left some of, or UL_NO_BUFFER */
 };
+
+#define UL_NO_BUFFER (-1)
 
 /* What one CQE with F_BUFFER delivered: bytes [start, start + length) of the pool. */
 struct ul_span {
@@ -49,6 +58,10 @@ struct ul_span ul_buffers_take(struct ul_buffers *buffers, uint32_t cqe_flags, i
 
 /* Give the returned buffers to the kernel: their bytes may be overwritten from now on. */
 void ul_buffers_recycle(struct ul_buffers *buffers);
+
+/* Let receives fill the buffer that they are filling from its front again: its bytes may be overwritten from now on. To be called only while the
+ * kernel cannot receive, and when every completion is taken: of one that is not, the bytes would be overwritten too. */
+void ul_buffers_rewind(struct ul_buffers *buffers);
 
 /* Memory that the pool occupies, bytes. */
 size_t ul_buffers_bytes(const struct ul_buffers *buffers);

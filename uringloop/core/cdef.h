@@ -55,6 +55,7 @@ struct ul_options {
     uint32_t datagram_buffers;
     int32_t files;
     bool incremental;
+    bool rewinding;
     bool register_ring;
     bool limited_receives;
     bool inline_sends;

@@ -29,6 +29,7 @@ static int ul_reactor_setup(struct ul_reactor *reactor) {
     int error = ul_ring_open(&engine->ring, options->sq_entries, options->cq_entries, options->without_flags);
     if (error)
         return error;
+    reactor->rewinds = options->incremental && options->rewinding && engine->ring.setup_flags & IORING_SETUP_DEFER_TASKRUN;
     reactor->wake = ul_wake_open(&error);
     if (!reactor->wake)
         return error;
@@ -242,6 +243,15 @@ static int ul_reactor_catch_up(struct ul_reactor *reactor) {
     return error;
 }
 
+/* What the last tick told has been processed; if nothing came since, the bytes that were received are not needed any more. */
+static void ul_reactor_recycle(struct ul_reactor *reactor) {
+    struct ul_engine *engine = &reactor->engine;
+    ul_buffers_recycle(&engine->buffers);
+    ul_buffers_recycle(&reactor->endpoints.buffers);
+    if (reactor->rewinds && !ul_ring_ready(&engine->ring) && !ul_ring_has_overflown(&engine->ring))
+        ul_buffers_rewind(&engine->buffers);
+}
+
 static bool ul_reactor_is_running(const struct ul_reactor *reactor) {
     return reactor->state == UL_REACTOR_ENABLED || reactor->state == UL_REACTOR_MOVING;
 }
@@ -257,8 +267,7 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     }
     engine->event_count = 0;
     reactor->woken = false;
-    ul_buffers_recycle(&engine->buffers);
-    ul_buffers_recycle(&reactor->endpoints.buffers);
+    ul_reactor_recycle(reactor);
     ul_reactor_reap(reactor); /* of what was submitted between the ticks; it may have something to tell */
     if (reactor->state == UL_REACTOR_MOVING) {
         if (engine->event_count)

@@ -22,6 +22,7 @@ struct ul_options {
     uint32_t datagram_buffers; /* a power of two; 0: no datagram endpoints */
     int32_t files;          /* fixed-file slots; 0: none */
     bool incremental;       /* incremental buffers */
+    bool rewinding;         /* of those, the one in use is begun anew in each turn, see buffers.h */
     bool register_ring;     /* register the ring's own fd */
     bool limited_receives;  /* multishot receives end after UL_RECEIVE_BYTES_MAX */
     bool inline_sends;      /* sends complete while they are submitted */
@@ -56,6 +57,7 @@ struct ul_reactor {
     bool begun;          /* between begin and end */
     bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
     bool untold;         /* the last end left events for the next tick */
+    bool rewinds;        /* as asked for, and completions are deferred */
 };
 
 /* NULL with *error = -errno when it cannot be made. */

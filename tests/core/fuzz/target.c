@@ -295,6 +295,7 @@ static struct ul_options some_options(void) {
         .datagram_buffers = bits & 32 ? 2 : 0,
         .files = bits & 64 ? 4 : 0,
         .incremental = incremental,
+        .rewinding = bits & 128,
         .register_ring = true,
         .limited_receives = !kernel.old,
         .inline_sends = bits & 128,
