@@ -29,6 +29,7 @@ def everything(world: World) -> None:
     world.exchange_datagrams(50)
     world.use_file(50_000)
     world.use_socket(2)
+    world.use_pipe(10, by_two_threads=True)
     world.burst(20)
     world.change_threads()
     world.end(world.connections[0], 0, "close")

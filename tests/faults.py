@@ -36,7 +36,8 @@ TEST_SECONDS = 240
 # What moves bytes, and does not look at what the loop asked the kernel for.
 TESTS = [
     *("test_integrity.py", "test_flow_control.py", "test_buffered_protocol.py", "test_stream_transport.py"),
-    *("test_stream_closing.py", "test_server.py", "test_tls.py", "test_datagram_transport.py"),
+    *("test_stream_closing.py", "test_server.py", "test_tls.py", "test_datagram_transport.py", "test_sock.py"),
+    *("test_pipes.py", "test_subprocess.py", "test_subprocess_protocol.py", "test_files.py"),
 ]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model_ends import LARGEST, Connection, End, size_of
+from model_pipes import Pipe
 
 import uringloop
 from uringloop import compat
@@ -252,6 +253,15 @@ class World:
             except OSError as exc:
                 if exc.errno != errno.ENOMEM:  # the pool of buffers
                     raise
+
+    def use_pipe(self, writes: int, *, by_two_threads: bool) -> None:
+        pipe = Pipe(self.chance)
+        self.run(pipe.open(self.loop))
+        self.run(pipe.use(writes))
+        if by_two_threads:
+            self.change_threads()
+            self.run(pipe.use(writes))
+        self.run(pipe.close(self.until))
 
     def use_file(self, size: int) -> None:
         self.run(self._use_file(size))

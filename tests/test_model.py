@@ -15,7 +15,7 @@ from model import World
 from model_ends import size_of
 
 CONNECTIONS_MAX = 40
-EXAMPLES = 6  # of the normal suite
+EXAMPLES = 30  # of the normal suite
 STEPS = 25
 
 SIDES = st.integers(0, 1)
@@ -97,6 +97,10 @@ class LoopMachine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 200_000))
     def use_file(self, size: int) -> None:
         self.it.use_file(size)
+
+    @rule(writes=st.integers(1, 20), by_two_threads=st.booleans())
+    def use_pipe(self, writes: int, by_two_threads: bool) -> None:
+        self.it.use_pipe(writes, by_two_threads=by_two_threads)
 
     @rule(rounds=st.integers(1, 4))
     def use_socket(self, rounds: int) -> None:
