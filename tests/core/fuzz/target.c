@@ -154,7 +154,7 @@ static void tick(int64_t timeout_ns) {
 static void call_stream(uint32_t what) {
     struct ul_streams *all = &reactor->streams;
     if (what == 0) {
-        remember(&streams, ul_stream_open(all, FAKE_SOCKET));
+        remember(&streams, input_one_in(4) ? ul_stream_open_pipe(all, FAKE_SOCKET) : ul_stream_open(all, FAKE_SOCKET));
         return;
     }
     int32_t token = any_token(&streams);
