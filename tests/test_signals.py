@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import LOOPS, LoopFactory, Recorder, connect_plainly, eventually, fence, loop_kind, set_once, soon
+from support import LOOPS, LoopFactory, Recorder, eventually, fence, loop_kind, set_once, soon
 
 
 @pytest.fixture(autouse=True)
@@ -160,11 +160,14 @@ def test_interrupt_cancels_the_main_task_of_a_runner(new_loop: LoopFactory) -> N
 
 # uvloop hands what a protocol raises to the exception handler, whatever it is.
 @pytest.mark.only_on("asyncio", "uringloop")
+@pytest.mark.tiny_ring
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("count", [3, 300])
 def test_exit_from_a_protocol_leaves_the_loop_and_loses_no_data(
-    new_loop: LoopFactory, error: type[BaseException]
+    new_loop: LoopFactory, error: type[BaseException], count: int
 ) -> None:
-    """Three connections have data; the protocol of the first to be served exits. Afterwards the loop goes on."""
+    """Connections have data; the protocol of the first to be served answers and exits. Afterwards the loop goes on.
+    That there are many is more than a small ring can be told of when it is left."""
     loop = new_loop()
     protocols: list[Recorder] = []
     exits: list[str] = []
@@ -178,32 +181,29 @@ def test_exit_from_a_protocol_leaves_the_loop_and_loses_no_data(
             super().data_received(data)
             if not exits:
                 exits.append("now")
+                self.transport.write(b"answer")
                 raise error
 
-    async def start() -> asyncio.Server:
-        return await loop.create_server(Exiting, "127.0.0.1", 0)
+    async def connect() -> None:
+        for near, _ in pairs:
+            await loop.connect_accepted_socket(Exiting, near)
+        await fence()  # all receive by now
 
     async def finish() -> None:
         await eventually(lambda: all(protocol.data == b"data" for protocol in protocols))
         for protocol in protocols:
             protocol.transport.abort()
             await protocol.lost()
-        server.close()
-        await soon(server.wait_closed())
 
-    async def connected() -> None:
-        await eventually(lambda: len(protocols) == 3)
-
-    server = loop.run_until_complete(start())
-    peers = [connect_plainly(server.sockets[0].getsockname()) for _ in range(3)]
-    loop.run_until_complete(connected())
-    for peer in peers:
-        peer.sendall(b"data")
+    pairs = [socket.socketpair() for _ in range(count)]
+    loop.run_until_complete(connect())
+    for _, far in pairs:
+        far.sendall(b"data")
     with pytest.raises(error):
         loop.run_forever()
     loop.run_until_complete(finish())
-    for peer in peers:
-        peer.close()
+    for _, far in pairs:
+        far.close()
     assert exits == ["now"]
 
 

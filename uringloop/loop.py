@@ -172,7 +172,7 @@ class Loop(Scheduling, SocketCoroutines):
                             except BaseException as exc:
                                 streams[token].on_receive_failed(exc)
                     except BaseException:
-                        if count > 1:
+                        if not isinstance(events, tuple):
                             selector.leave(events)
                         raise
                     stream = None  # type: ignore[assignment]  # else this frame keeps it alive

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import select
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class RingSelector(_BaseSelectorImpl):
         self._fired: list[int] = []  # fds whose poll has fired since the last turn: to be armed again
         self.ready: list[tuple[SelectorKey, int]] = []
         # Events that are still to be handed out because a callback let KeyboardInterrupt or SystemExit out.
-        self._events: Iterable[Event] | None = None
+        self._events: list[Event] = []
         # Called around each event in debug mode, to find slow callbacks.
         self.watch: Callable[[Callable[[Event], None], Event], None] | None = None
 
@@ -172,15 +172,14 @@ class RingSelector(_BaseSelectorImpl):
         """Do what the last turn left: events after one whose callback let KeyboardInterrupt or SystemExit out, and
         polls that have fired."""
         self.behind = False
-        events, self._events = self._events, None
-        if events is not None:
-            self._hand_out_all(events)
+        events, self._events = self._events, []
+        self._hand_out_all(iter(events))
         if self._fired:
             self._arm_fired()
 
-    def leave(self, events: Iterable[Event]) -> None:
-        """Leave these events to the next turn."""
-        self._events = events
+    def leave(self, events: Iterator[Event]) -> None:
+        """Leave the rest of these events to the next turn."""
+        self._events = list(events)  # where they are, the end of the run may put others
         self.behind = True
 
     def hand_out(self, count: int) -> None:
@@ -190,14 +189,16 @@ class RingSelector(_BaseSelectorImpl):
             raise_tick_error(count)
         self._hand_out_all(self.events(count))
 
-    def _hand_out_all(self, events: Iterable[Event]) -> None:
-        self.leave(events)
-        for event in events:
-            if self.watch is not None:
-                self.watch(self._hand_out_one, event)
-            else:
-                self._hand_out_one(event)
-        self._events = None
+    def _hand_out_all(self, events: Iterator[Event]) -> None:
+        try:
+            for event in events:
+                if self.watch is not None:
+                    self.watch(self._hand_out_one, event)
+                else:
+                    self._hand_out_one(event)
+        except BaseException:
+            self.leave(events)
+            raise
 
     def _hand_out_one(self, event: Event) -> None:
         kind, token, start, stop = event
@@ -265,7 +266,7 @@ class RingSelector(_BaseSelectorImpl):
     def close(self) -> None:
         """Close the reactor and drop everything that is registered; transports that are still open say so as they
         go."""
-        for kind, _token, fd, _ in self._events or ():
+        for kind, _token, fd, _ in self._events:
             if kind == EVENT_ACCEPTED and fd >= 0:
                 os.close(fd)
         super().close()
