@@ -204,6 +204,29 @@ static void operations_go_on_and_end_when_cancelled(void) {
     close(ends[1]);
 }
 
+enum { SENDS = UL_EVENTS_MAX + 500 };
+
+static void all_are_done(void *with) {
+    struct driver *driver = with;
+    UNTIL(driver, driver->done_count == SENDS);
+}
+
+/* More completions than the CQ has room for, or a tick tells of: they do not go with the ring. */
+static void what_is_done_is_not_done_again(void) {
+    struct ul_options options = setting->options;
+    options.sq_entries = 4;
+    options.cq_entries = 8;
+    struct driver *driver = driver_open(&options);
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    for (int i = 0; i < SENDS; i++)
+        CHECK_INT(ul_operation_start(driver->operations, IORING_OP_SEND, connection.fd, (uint64_t)(uintptr_t) "x", 1, 0, 0, 0, 0), >=, 0);
+    in_another_thread(driver, all_are_done, driver);
+    CHECK(peer_has(&connection.peer, SENDS));
+    CHECK_INT(connection.peer.got.length, ==, SENDS);
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 static void a_wake_is_heard(void) {
     struct driver *driver = driver_open(&setting->options);
     for (int turn = 0; turn < 3; turn++) {
@@ -313,6 +336,7 @@ int main(int count, char **arguments) {
         RUN(sends_that_were_not_submitted_go_on);
         RUN(a_datagram_that_was_not_submitted_goes);
         RUN(operations_go_on_and_end_when_cancelled);
+        RUN(what_is_done_is_not_done_again);
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);
         RUN(an_endpoint_may_be_opened);

@@ -316,9 +316,7 @@ static void what_an_end_left_untold_is_closed(void) {
     for (int i = 0; i < 3 * (int)options.cq_entries; i++)
         ul_operation_start(ul_reactor_operations(reactor), IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
     ul_reactor_end(reactor);
-    struct ul_report report;
-    ul_reactor_report(reactor, &report);
-    CHECK_INT(report.stats.accepts, >, 0);
+    CHECK_INT(ul_ring_ready(&reactor->engine.ring), >, options.cq_entries);
     int rings_own = 2; /* its fd, and the one that it is woken by */
     close_promptly(reactor);
     close(listener);

@@ -13,6 +13,8 @@
 #define UL_DRAIN_STEP_NS 10000000
 /* After that many enters of 20 completions each, what was found is handed to Python before more is fetched. */
 #define UL_CATCH_UP_ENTERS 4
+/* So many enters in a row may bring nothing, as without memory, before the end of a run gives up on what the kernel still holds. */
+#define UL_FRUITLESS_ENTERS 64
 /* An enter may submit a part of what there is, or nothing (EAGAIN, ENOMEM). What is still left after so many goes with the next tick. */
 #define UL_FLUSH_ENTERS 4
 
@@ -194,7 +196,7 @@ static void ul_reactor_reap(struct ul_reactor *reactor) {
     uint32_t ready = ul_ring_ready(ring), taken = 0;
     /* A completion makes one event at the most. */
     while (taken < ready && engine->event_count < UL_EVENTS_MAX)
-        ul_reactor_complete(reactor, &ring->cqes[(ring->cq_head + taken++) & ring->cq_mask]);
+        ul_reactor_complete(reactor, ul_ring_ready_at(ring, taken++));
     if (taken)
         ul_ring_release_cqes(ring, taken);
     /* Checked before the completions were handled: what they submit anew is not confirmed by this enter. */
@@ -261,10 +263,6 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     if (!ul_reactor_is_running(reactor))
         return reactor->state == UL_REACTOR_ABANDONED ? -EOWNERDEAD : -EBADFD;
     engine->stats.ticks++;
-    if (reactor->untold) {
-        reactor->untold = false;
-        return (int)engine->event_count;
-    }
     engine->event_count = 0;
     reactor->woken = false;
     ul_reactor_recycle(reactor);
@@ -323,7 +321,7 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
                  streams->starved.count || endpoints->starved.count || streams->readable.count;
     bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring) ||
                    streams->to_confirm.count || endpoints->to_confirm.count;
-    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
+    bool special = reactor->state != UL_REACTOR_ENABLED || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
     if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
         return 1;
     engine->stats.ticks++;
@@ -343,19 +341,24 @@ int ul_reactor_flush(struct ul_reactor *reactor) {
     return error;
 }
 
+/* Should another thread run it next, then what the kernel holds for want of room in the CQ would go with the ring. */
+static void ul_reactor_set_overflow_aside(struct ul_ring *ring) {
+    int fruitless = 0;
+    while (fruitless < UL_FRUITLESS_ENTERS && ul_ring_has_overflown(ring)) {
+        uint32_t before = ul_ring_ready(ring);
+        if (ul_ring_set_aside(ring) || ul_reactor_real_error(ul_ring_enter(ring, 0, 0)))
+            return;
+        fruitless = ul_ring_ready(ring) > before ? 0 : fruitless + 1;
+    }
+}
+
 void ul_reactor_end(struct ul_reactor *reactor) {
-    struct ul_engine *engine = &reactor->engine;
+    struct ul_ring *ring = &reactor->engine.ring;
     reactor->begun = false;
     ul_reactor_flush(reactor);
-    /* Should another thread run it next, then what the kernel holds for want of room in the CQ would go with the ring. */
-    while (reactor->state == UL_REACTOR_ENABLED && ul_ring_has_overflown(&engine->ring) && engine->event_count < UL_EVENTS_MAX) {
-        if (!reactor->untold)
-            engine->event_count = 0;
-        reactor->untold = true;
-        if (ul_reactor_enter(reactor, 0, 0))
-            break;
-    }
-    ul_ring_unregister_self(&engine->ring);
+    if (reactor->state == UL_REACTOR_ENABLED)
+        ul_reactor_set_overflow_aside(ring);
+    ul_ring_unregister_self(ring);
 }
 
 struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor) { return ul_wake_retain(reactor->wake); }
@@ -421,23 +424,26 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     return false;
 }
 
-/* Events that the last end left, and that nobody will hear any more. */
-static void ul_reactor_drop_untold(struct ul_reactor *reactor) {
-    const int32_t *event = reactor->engine.events;
-    for (uint32_t i = 0; reactor->untold && i < reactor->engine.event_count; i++, event += UL_EVENT_INTS)
-        if (event[0] == UL_EVENT_ACCEPTED && event[2] >= 0)
-            close(event[2]);
-    reactor->untold = false;
+/* Connections that were accepted, and that nobody will hear of any more. */
+static void ul_reactor_drop_accepted(struct ul_reactor *reactor) {
+    struct ul_ring *ring = &reactor->engine.ring;
+    uint32_t ready = ul_ring_ready(ring);
+    for (uint32_t i = 0; i < ready; i++) {
+        const struct io_uring_cqe *cqe = ul_ring_ready_at(ring, i);
+        if (cqe->user_data >> 32 == UL_REQUEST_ACCEPT && cqe->res >= 0)
+            close(cqe->res);
+    }
+    ul_ring_release_cqes(ring, ready);
 }
 
 uint64_t ul_reactor_close(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
-    ul_reactor_drop_untold(reactor);
     bool drained = reactor->state == UL_REACTOR_ABANDONED || ul_reactor_drain(reactor);
     if (drained) {
         ul_reactor_free(reactor, false);
         return 0;
     }
+    ul_reactor_drop_accepted(reactor);
     uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + ul_streams_queued(&reactor->streams) +
                       ul_buffers_bytes(&reactor->endpoints.buffers) + ul_endpoints_queued(&reactor->endpoints);
     ul_reactor_free(reactor, true);

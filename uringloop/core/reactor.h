@@ -56,7 +56,6 @@ struct ul_reactor {
     bool woken;          /* in this tick */
     bool begun;          /* between begin and end */
     bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
-    bool untold;         /* the last end left events for the next tick */
     bool rewinds;        /* as asked for, and completions are deferred */
 };
 

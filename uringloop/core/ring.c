@@ -121,6 +121,9 @@ void ul_ring_close(struct ul_ring *ring) {
     if (ring->fd >= 0)
         close(ring->fd);
     free(ring->spill);
+    free(ring->aside);
+    ring->aside = NULL;
+    ring->aside_head = ring->aside_count = ring->aside_capacity = 0;
     ring->map = NULL;
     ring->sqes = NULL;
     ring->spill = NULL;
@@ -284,13 +287,54 @@ bool ul_ring_has_overflown(struct ul_ring *ring) {
     return overflown;
 }
 
-uint32_t ul_ring_ready(const struct ul_ring *ring) {
+static uint32_t ul_ring_in_cq(const struct ul_ring *ring) {
     /* Acquire: the CQEs below this tail must be visible before we read them. */
     return atomic_load_explicit(ring->kcq_tail, memory_order_acquire) - ring->cq_head;
 }
 
+uint32_t ul_ring_ready(const struct ul_ring *ring) { return ring->aside_count + ul_ring_in_cq(ring); }
+
+const struct io_uring_cqe *ul_ring_ready_at(const struct ul_ring *ring, uint32_t index) {
+    if (index < ring->aside_count)
+        return &ring->aside[ring->aside_head + index];
+    return &ring->cqes[(ring->cq_head + index - ring->aside_count) & ring->cq_mask];
+}
+
+static void ul_ring_release_aside(struct ul_ring *ring, uint32_t count) {
+    ring->aside_head += count;
+    ring->aside_count -= count;
+    if (ring->aside_count)
+        return;
+    free(ring->aside); /* that there was any is rare */
+    ring->aside = NULL;
+    ring->aside_head = ring->aside_capacity = 0;
+}
+
 void ul_ring_release_cqes(struct ul_ring *ring, uint32_t count) {
+    if (ring->aside_count) {
+        uint32_t first = count < ring->aside_count ? count : ring->aside_count;
+        ul_ring_release_aside(ring, first);
+        count -= first;
+    }
     ring->cq_head += count;
     /* Release: our reads of those CQEs must be over before the kernel may write there again. */
     atomic_store_explicit(ring->kcq_head, ring->cq_head, memory_order_release);
+}
+
+int ul_ring_set_aside(struct ul_ring *ring) {
+    uint32_t count = ul_ring_in_cq(ring), used = ring->aside_head + ring->aside_count;
+    if (used + count > ring->aside_capacity) {
+        uint32_t capacity = (used + count) * 2;
+        struct io_uring_cqe *aside = realloc(ring->aside, capacity * sizeof *aside);
+        if (!aside)
+            return -ENOMEM;
+        ring->aside = aside;
+        ring->aside_capacity = capacity;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        ring->aside[used + i] = ring->cqes[(ring->cq_head + i) & ring->cq_mask];
+    ring->aside_count += count;
+    ring->cq_head += count;
+    atomic_store_explicit(ring->kcq_head, ring->cq_head, memory_order_release); /* Release: as above. */
+    return 0;
 }

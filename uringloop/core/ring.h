@@ -30,6 +30,10 @@ struct ul_ring {
     uint32_t cq_entries, cq_mask;
     uint32_t cq_head;      /* CQEs read; published to kcq_head by ul_ring_release_cqes */
 
+    /* CQEs that were taken out of the CQ before anyone could handle them: they come before those that are in it. */
+    struct io_uring_cqe *aside;
+    uint32_t aside_head, aside_count, aside_capacity;
+
     /* SQEs that found the SQ full wait here, in order, and follow at the next enter: no request is ever refused for want of room. */
     struct io_uring_sqe *spill;
     size_t spill_count, spill_capacity;
@@ -85,8 +89,12 @@ bool ul_ring_has_work(const struct ul_ring *ring);
 /* True if the kernel holds completions for which the CQ had no room; an enter moves them there once it has. */
 bool ul_ring_has_overflown(struct ul_ring *ring);
 
-/* The CQEs that are there, to be read at cqes[(cq_head + i) & cq_mask] and then given back together. */
+/* The CQEs that are there: how many, and each of them, to be given back together. */
 uint32_t ul_ring_ready(const struct ul_ring *ring);
+const struct io_uring_cqe *ul_ring_ready_at(const struct ul_ring *ring, uint32_t index);
 void ul_ring_release_cqes(struct ul_ring *ring, uint32_t count);
+
+/* Make room in the CQ: what is in it is kept elsewhere until it is given back. 0 or -ENOMEM. */
+int ul_ring_set_aside(struct ul_ring *ring);
 
 #endif
