@@ -77,6 +77,17 @@ async def test_whole_file_comes_between_what_is_written(file: BinaryIO) -> None:
         assert file.tell() == len(CONTENT)
 
 
+async def test_what_is_written_before_goes_in_several_pieces_of_one_turn(file: BinaryIO) -> None:
+    written = [bytes([number]) * 8_000 for number in range(18)]  # more than one send takes, and less than the socket
+    async with Served() as served:
+        for data in written:
+            served.writer.write(data)
+        loop = asyncio.get_running_loop()
+        assert await soon(loop.sendfile(served.writer.transport, file, 0, 1_000, fallback=False)) == 1_000
+        expected = b"".join(written) + CONTENT[:1_000]
+        assert await soon(served.reader.readexactly(len(expected))) == expected
+
+
 @pytest.mark.parametrize(("offset", "count"), [(0, 1), (7, 100_000), (1_000_003, 3_000_001), (len(CONTENT) - 5, 100)])
 async def test_part_of_a_file(file: BinaryIO, offset: int, count: int) -> None:
     expected = CONTENT[offset : offset + count]

@@ -292,15 +292,17 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             self._reactor.stream_set_low_water(self._token, 0)
 
     def on_drained(self, left: int, released: int) -> None:
-        """`left` bytes are queued; so many pinned buffers are no longer in use."""
+        """`left` bytes were queued; so many pinned buffers are no longer in use."""
         for _ in range(released):
             self._pinned.popleft()
-        if left <= self._low_water:
+        # Since then more may have gone, in the same tick, or been written: there will be no event for what is over.
+        if self.get_write_buffer_size() <= self._low_water:
             self._draining = True
             self._maybe_resume_protocol()
             self._draining = False
-        if left == 0 and self._empty_waiter is not None and not self._empty_waiter.done():
-            self._empty_waiter.set_result(None)
+        waiter = self._empty_waiter
+        if waiter is not None and not waiter.done() and not self.get_write_buffer_size():
+            waiter.set_result(None)
         if self._life in (Life.OPEN, Life.CLOSING):
             self._ask_for_drained()
         if self._life is Life.CLOSING:
