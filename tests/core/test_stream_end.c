@@ -197,6 +197,22 @@ static void an_abort_without_a_reason_sends_what_there_is_room_for(void) {
     leave_state(driver, &connection);
 }
 
+/* More segments than one send takes. */
+static void an_abort_sends_all_that_there_is_room_for(void) {
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, FAMILY_TCP);
+    driver_fence(driver);
+    for (int i = 0; i < 6; i++) {
+        ul_stream_write(driver->streams, connection.token, large, 100);
+        ul_stream_write_pinned(driver->streams, connection.token, large, 10000);
+    }
+    ul_stream_abort(driver->streams, connection.token, 0);
+    UNTIL(driver, is_lost(driver, &connection));
+    CHECK(peer_has(&connection.peer, 6 * 10100));
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
 static void an_abort_cuts_a_close_short(void) {
     struct connection connection;
     struct driver *driver = enter_state(&connection);
@@ -454,6 +470,7 @@ int main(int count, char **arguments) {
             RUN(an_owner_that_is_awaited_may_abort);
         }
         check_section(setting->name);
+        RUN(an_abort_sends_all_that_there_is_room_for);
         RUN(a_reset_while_reading_is_lost_with_its_error);
         RUN(a_reset_while_reading_is_stopped_is_told_when_it_starts);
         RUN(a_reset_while_sending_is_lost_with_its_error);

@@ -125,15 +125,18 @@ static size_t ul_stream_offer(struct ul_streams *streams, struct ul_stream *stre
 }
 
 void ul_stream_send_at_last(struct ul_streams *streams, struct ul_stream *stream) {
-    if (stream->send_state != UL_SEND_IDLE || stream->socket_full || !stream->queue.first)
+    if (stream->send_state != UL_SEND_IDLE || stream->socket_full)
         return;
-    struct iovec iov[UL_GATHER_MAX];
-    struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)ul_sendqueue_gather(&stream->queue, iov)};
-    ssize_t sent = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent <= 0)
-        return;
-    streams->engine->stats.sends_direct++;
-    streams->engine->stats.bytes_sent += (uint64_t)sent;
+    while (stream->queue.first) {
+        struct iovec iov[UL_GATHER_MAX];
+        struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)ul_sendqueue_gather(&stream->queue, iov)};
+        ssize_t sent = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent <= 0)
+            return;
+        streams->engine->stats.sends_direct++;
+        streams->engine->stats.bytes_sent += (uint64_t)sent;
+        ul_sendqueue_advance(&stream->queue, &streams->blocks, (size_t)sent); /* its owner hears of what was pinned with LOST */
+    }
 }
 
 int64_t ul_stream_write(struct ul_streams *streams, int32_t token, const char *data, size_t length) {
