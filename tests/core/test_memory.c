@@ -164,11 +164,83 @@ static void write_that_is_half_sent_ends_the_stream(void) {
     driver_close(driver);
 }
 
+/* The SQ is full and there is no memory for the spill: what is asked for then is asked for later. */
+static void fill_the_ring(struct driver *driver, int fd) {
+    before_failure = 0;
+    failures = ALL;
+    for (int32_t token = 0; token >= 0;)
+        token = ul_operation_start(driver->operations, IORING_OP_NOP, fd, 0, 0, 0, 0, 0, 0);
+}
+
+static void a_stream_closed_without_memory_is_lost(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    struct connection connection = connection_open(driver, FAMILY_UNIX);
+    ul_stream_read(driver->streams, connection.token, true);
+    driver_fence(driver);
+    fill_the_ring(driver, connection.fd);
+    ul_stream_close(driver->streams, connection.token);
+    before_failure = -1;
+    UNTIL(driver, driver_heard(driver, connection.token)->lost);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void a_stream_that_could_not_leave_its_slot_is_lost(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    struct connection connection = connection_open(driver, FAMILY_UNIX);
+    for (int i = 0; i < 2; i++) {
+        ul_stream_write(driver->streams, connection.token, "data", 4);
+        driver_fence(driver);
+    }
+    CHECK_INT(driver_report(driver).slots_in_use, ==, 1);
+    fill_the_ring(driver, connection.fd);
+    ul_stream_close(driver->streams, connection.token);
+    before_failure = -1;
+    UNTIL(driver, driver_heard(driver, connection.token)->lost);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+static void a_waiting_send_aborted_without_memory_is_over(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    struct connection connection = connection_open_small(driver, FAMILY_UNIX);
+    for (int i = 0; i < 20; i++)
+        ul_stream_write(driver->streams, connection.token, data, sizeof data);
+    driver_fence(driver);
+    fill_the_ring(driver, connection.fd);
+    ul_stream_abort(driver->streams, connection.token, 0);
+    before_failure = -1;
+    UNTIL(driver, driver_heard(driver, connection.token)->lost);
+    connection_finish(driver, &connection);
+    driver_close(driver);
+}
+
+/* The poll that tells of wakes ends, as when the CQ has overflown, while there is no memory to ask for another. */
+static void a_wake_is_heard_after_memory_was_out(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    driver_fence(driver);
+    ul_cancel(&driver->reactor->engine, ul_user_data(UL_REQUEST_WAKE, 0));
+    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0); /* its last completion is there, and is taken in the next tick */
+    fill_the_ring(driver, 0);
+    CHECK_INT(ul_reactor_tick(driver->reactor, 0), >=, 0);
+    before_failure = -1;
+    driver_fence(driver);
+    ul_wake(driver->reactor->wake);
+    int64_t started = check_now_ns();
+    driver_tick(driver, 3000 * MILLISECOND);
+    CHECK_INT(check_now_ns() - started, <, 2000 * MILLISECOND);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
     RUN(any_allocation_may_fail);
     RUN(memory_may_run_out_at_any_time);
     RUN(write_that_is_half_sent_ends_the_stream);
+    RUN(a_stream_closed_without_memory_is_lost);
+    RUN(a_stream_that_could_not_leave_its_slot_is_lost);
+    RUN(a_waiting_send_aborted_without_memory_is_over);
+    RUN(a_wake_is_heard_after_memory_was_out);
     return check_end();
 }

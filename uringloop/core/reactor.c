@@ -96,6 +96,7 @@ static int ul_reactor_real_error(int error) {
 void ul_reactor_arm_wake(struct ul_reactor *reactor) {
     bool may = reactor->state == UL_REACTOR_ENABLED;
     struct io_uring_sqe *sqe = may ? ul_request(&reactor->engine, IORING_OP_POLL_ADD, UL_REQUEST_WAKE, 0) : NULL;
+    reactor->wake_due = may && !sqe;
     if (!sqe)
         return;
     sqe->fd = reactor->wake->fd;
@@ -276,8 +277,10 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     }
     ul_streams_flush(&reactor->streams);
     ul_endpoints_flush(&reactor->endpoints);
+    if (reactor->wake_due)
+        ul_reactor_arm_wake(reactor);
     int error = 0;
-    bool sleeps = timeout_ns && !ul_reactor_is_urgent(reactor) && !reactor->streams.readable.count;
+    bool sleeps = timeout_ns && !reactor->wake_due && !ul_reactor_is_urgent(reactor) && !reactor->streams.readable.count;
     if (sleeps && !ul_reactor_has_something_to_tell(reactor) && !ul_ring_ready(&engine->ring))
         error = ul_reactor_sleep(reactor, timeout_ns);
     else if (ul_ring_unsubmitted(&engine->ring) || ul_ring_has_work(&engine->ring))
@@ -321,7 +324,7 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
                  streams->starved.count || endpoints->starved.count || streams->readable.count;
     bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring) ||
                    streams->to_confirm.count || endpoints->to_confirm.count;
-    bool special = reactor->state != UL_REACTOR_ENABLED || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
+    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->wake_due || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
     if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
         return 1;
     engine->stats.ticks++;

@@ -54,6 +54,7 @@ struct ul_reactor {
     struct ul_wake *wake;
     int64_t deadline_ns; /* of CLOCK_MONOTONIC, when the next timer is due; negative: there is none */
     bool woken;          /* in this tick */
+    bool wake_due;       /* there was no memory for the poll that tells of wakes */
     bool begun;          /* between begin and end */
     bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
     bool rewinds;        /* as asked for, and completions are deferred */

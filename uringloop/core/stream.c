@@ -58,6 +58,33 @@ struct io_uring_sqe *ul_stream_request(struct ul_streams *streams, struct ul_str
     return sqe;
 }
 
+void ul_stream_try_again(struct ul_streams *streams, struct ul_stream *stream) {
+    streams->urgent = true;
+    if (stream->to_flush)
+        return;
+    stream->to_flush = true;
+    ul_token_list_push(&streams->to_flush, stream->entry.token);
+}
+
+void ul_stream_cancel(struct ul_streams *streams, struct ul_stream *stream, enum ul_request request) {
+    if (ul_cancel(streams->engine, ul_user_data(request, stream->entry.token)) == 0)
+        return;
+    stream->cancel_due = true;
+    ul_stream_try_again(streams, stream);
+}
+
+static void ul_stream_cancel_again(struct ul_streams *streams, struct ul_stream *stream) {
+    if (!stream->cancel_due)
+        return;
+    stream->cancel_due = false;
+    if (stream->read_state == UL_READ_STOPPING) {
+        ul_stream_cancel(streams, stream, UL_REQUEST_RECV);
+        ul_stream_cancel(streams, stream, UL_REQUEST_READABLE);
+    }
+    if (stream->life == UL_STREAM_ABORTING && stream->send_state == UL_SEND_WAITING)
+        ul_stream_cancel(streams, stream, UL_REQUEST_SEND_WAITING);
+}
+
 bool ul_stream_forgives(struct ul_stream *stream, int32_t result) {
     if (result != -EBADF || !stream->slot_retries)
         return false;
@@ -151,8 +178,10 @@ void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream) 
     if (stream->slot_state != UL_SLOT_HELD)
         return;
     struct io_uring_sqe *sqe = ul_stream_request(streams, stream, IORING_OP_FILES_UPDATE, UL_REQUEST_SLOT_CLEAR);
-    if (!sqe)
-        return; /* settle tries again */
+    if (!sqe) {
+        ul_stream_try_again(streams, stream);
+        return;
+    }
     sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
     ul_files_prepare_update(&streams->engine->files, sqe, stream->slot, -1);
     stream->slot_state = UL_SLOT_CLEARING;
@@ -191,7 +220,7 @@ void ul_stream_fail(struct ul_streams *streams, struct ul_stream *stream, int er
     stream->awaits_owner = false;
     ul_stream_stop_reading(streams, stream, UL_READ_ENDED);
     if (stream->send_state == UL_SEND_WAITING)
-        ul_cancel(streams->engine, ul_user_data(UL_REQUEST_SEND_WAITING, stream->entry.token));
+        ul_stream_cancel(streams, stream, UL_REQUEST_SEND_WAITING);
     if (stream->send_state == UL_SEND_IDLE)
         ul_sendqueue_clear(&stream->queue, &streams->blocks); /* else it is being read from, and is dropped when that is over */
     ul_stream_leave_slot(streams, stream);
@@ -226,13 +255,16 @@ int ul_stream_abort(struct ul_streams *streams, int32_t token, int error) {
 /* --- the reactor's side ------------------------------------------------------------------------------------------------------------ */
 
 void ul_streams_flush(struct ul_streams *streams) {
+    uint32_t count = streams->to_flush.count; /* those that find no memory are listed again */
     int32_t token;
-    while (ul_token_list_pop(&streams->to_flush, &token)) {
+    while (count-- && ul_token_list_pop(&streams->to_flush, &token)) {
         struct ul_stream *stream = ul_table_get(&streams->table, token);
         if (!stream)
             continue;
         stream->to_flush = false;
         ul_stream_send(streams, stream);
+        ul_stream_cancel_again(streams, stream);
+        ul_stream_settle(streams, stream);
     }
     ul_streams_feed_starved(streams);
 }

@@ -43,6 +43,7 @@ struct ul_stream {
     bool to_flush, to_confirm; /* in the list of that name */
     bool in_readable;          /* in that list */
     bool socket_full;          /* it took less than it was offered: the next send waits for room at once */
+    bool cancel_due;           /* there was no memory for a request that ends another */
     bool awaits_owner;         /* CLOSING, and the owner was told DRAINED: it may write more before it calls ul_stream_close again */
     uint8_t unanswered;        /* bulk receives since something was sent: counted up to UL_UNANSWERED_MANY */
     uint8_t slot_retries;      /* the kernel refused the fd its slot: how many requests made before that was known are made again */

@@ -10,6 +10,12 @@ struct io_uring_sqe *ul_stream_request(struct ul_streams *streams, struct ul_str
 /* True if this request failed only because it was made on a slot that the kernel then refused to fill. */
 bool ul_stream_forgives(struct ul_stream *stream, int32_t result);
 
+/* What there was no memory for is done again by the next flush. */
+void ul_stream_try_again(struct ul_streams *streams, struct ul_stream *stream);
+
+/* Cancel a request of this stream. */
+void ul_stream_cancel(struct ul_streams *streams, struct ul_stream *stream, enum ul_request request);
+
 /* End with this errno, dropping what is queued. */
 void ul_stream_fail(struct ul_streams *streams, struct ul_stream *stream, int error);
 

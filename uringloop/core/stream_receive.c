@@ -45,8 +45,8 @@ void ul_stream_stop_reading(struct ul_streams *streams, struct ul_stream *stream
     if (stream->read_state == UL_READ_ARMED) {
         stream->read_state = UL_READ_STOPPING;
         /* Of both modes: the one armed may be the other than the one chosen. */
-        ul_cancel(streams->engine, ul_user_data(UL_REQUEST_RECV, stream->entry.token));
-        ul_cancel(streams->engine, ul_user_data(UL_REQUEST_READABLE, stream->entry.token));
+        ul_stream_cancel(streams, stream, UL_REQUEST_RECV);
+        ul_stream_cancel(streams, stream, UL_REQUEST_READABLE);
     } else if (stream->read_state != UL_READ_STOPPING && stream->read_state != UL_READ_ENDED) {
         stream->read_state = (uint8_t)at_rest;
     }
