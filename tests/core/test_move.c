@@ -290,6 +290,27 @@ static void an_endpoint_may_be_opened(void) {
     close(opening.fds[1]);
 }
 
+static void open_an_endpoint_only(void *with) {
+    struct opening *opening = with;
+    opening->token = ul_endpoint_open(opening->driver->endpoints, opening->fds[0], 0);
+    CHECK_INT(ul_endpoint_read(opening->driver->endpoints, opening->token, true), ==, 0);
+}
+
+/* The pool was made for a ring that never was. */
+static void an_endpoint_of_a_move_that_is_not_over_receives(void) {
+    struct opening opening = {.driver = driver_open(&setting->options)};
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, opening.fds));
+    driver_fence(opening.driver);
+    in_another_thread(opening.driver, open_an_endpoint_only, &opening);
+    CHECK_INT(send(opening.fds[1], "ping", 4, 0), ==, 4);
+    UNTIL(opening.driver, opening.driver->note_count == 1);
+    ul_endpoint_close(opening.driver->endpoints, opening.token);
+    UNTIL(opening.driver, opening.driver->note_count == 2);
+    driver_close(opening.driver);
+    close(opening.fds[0]);
+    close(opening.fds[1]);
+}
+
 static void nothing(void *with) { (void)with; }
 
 /* The accept of the old ring is there for some time after that is closed, and would be woken in the place of the new one. */
@@ -340,6 +361,7 @@ int main(int count, char **arguments) {
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);
         RUN(an_endpoint_may_be_opened);
+        RUN(an_endpoint_of_a_move_that_is_not_over_receives);
         RUN(connections_are_accepted);
         RUN(a_move_that_is_not_over_goes_on);
     }

@@ -68,6 +68,7 @@ int ul_buffers_register(struct ul_buffers *buffers, struct ul_ring *ring) {
     ul_buffers_publish(buffers);
     buffers->kernel_count = buffers->count;
     buffers->returned_count = 0;
+    buffers->registered = true;
     return 0;
 }
 

@@ -17,6 +17,7 @@
 
 struct ul_buffers {
     bool open;
+    bool registered; /* with a ring: the first one, or that of a move */
     bool incremental;
     uint16_t group;
     uint32_t count;            /* a power of two */

@@ -122,6 +122,8 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
     if (!reactor->options.register_ring)
         ul_ring_unregister_self(ring);
     int error = foreign ? 0 : ul_reactor_real_error(ul_ring_enter(ring, 0, 0));
+    if (!error && !foreign && reactor->endpoints.buffers.open && !reactor->endpoints.buffers.registered)
+        error = ul_buffers_register(&reactor->endpoints.buffers, ring); /* made for a move that did not come to its end */
     if (error) {
         ul_ring_unregister_self(ring);
         return error;
