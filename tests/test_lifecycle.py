@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from support import LOOPS, PATIENCE, Address, Echo, LoopFactory, address_of, connect_plainly, eventually, open_files
 
+from uringloop.reactor import leaked_bytes
+
 
 async def echo_once() -> None:
     """A server and a client, a thread, and a timer: something of everything that a loop holds on to."""
@@ -390,3 +392,44 @@ def test_transport_that_outlives_its_loop_does_no_harm(new_loop: LoopFactory) ->
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         drop()
     far.close()
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop says nothing of transports that are left open
+@pytest.mark.parametrize("closed_by", ["its thread", "another thread"])
+def test_what_is_written_behind_a_run_goes_when_the_loop_is_closed(new_loop: LoopFactory, closed_by: str) -> None:
+    loop = new_loop()
+    near, far = socket.socketpair()
+    kept: list[asyncio.BaseTransport] = []
+
+    async def open_both() -> None:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        kept.append(transport)
+        endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=receiver.getsockname())
+        kept.append(endpoint)
+
+    def run_and_write() -> None:
+        loop.run_until_complete(open_both())
+        transport, endpoint = kept
+        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(endpoint, asyncio.DatagramTransport)
+        transport.write(b"bye")
+        endpoint.sendto(b"bye")
+
+    def drop() -> None:
+        kept.clear()
+        gc.collect()
+
+    with far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(PATIENCE)
+        if closed_by == "its thread":
+            run_and_write()
+        else:
+            in_threads(1, run_and_write)
+        left = leaked_bytes()
+        loop.close()
+        with pytest.warns(ResourceWarning, match="unclosed transport"):
+            drop()
+        assert far.recv(100) == b"bye"
+        assert receiver.recv(100) == b"bye"
+        assert leaked_bytes() == left  # nothing, of the loop that has it

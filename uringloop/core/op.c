@@ -1,5 +1,7 @@
 #include "op.h"
 
+#include <unistd.h>
+
 void ul_operations_init(struct ul_operations *operations, struct ul_engine *engine) {
     operations->engine = engine;
     ul_table_init(&operations->table, sizeof(struct ul_operation));
@@ -51,6 +53,20 @@ static int ul_operation_start_again(struct ul_operations *operations, struct ul_
     return operation->cancelling ? ul_cancel(operations->engine, operation->sqe.user_data) : 0;
 }
 
+bool ul_operation_opens(const struct ul_operations *operations, int32_t token) {
+    const struct ul_operation *operation = ul_table_get(&operations->table, token);
+    return operation && operation->sqe.opcode == IORING_OP_OPENAT;
+}
+
+bool ul_operations_use_memory(const struct ul_operations *operations) {
+    uint32_t index = 0;
+    const struct ul_operation *operation;
+    while ((operation = ul_table_next(&operations->table, &index)))
+        if (operation->sqe.opcode != IORING_OP_POLL_ADD)
+            return true;
+    return false;
+}
+
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe) {
     struct ul_operation *operation = ul_table_get(&operations->table, token);
     if (!operation) {
@@ -61,6 +77,8 @@ void ul_operation_complete(struct ul_operations *operations, int32_t token, cons
     bool orphaned = cqe->res == -ECANCELED && !operation->cancelling && !operations->engine->closing;
     if (orphaned && ul_operation_start_again(operations, operation) == 0)
         return;
+    if (operations->engine->closing && cqe->res >= 0 && operation->sqe.opcode == IORING_OP_OPENAT)
+        close(cqe->res); /* nobody hears of it any more */
     ul_emit(operations->engine, UL_EVENT_DONE, token, cqe->res, (int32_t)cqe->flags);
     ul_table_free(&operations->table, operation);
 }

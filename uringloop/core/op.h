@@ -32,6 +32,12 @@ int32_t ul_operation_poll(struct ul_operations *operations, int fd, uint32_t mas
 /* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
 
+/* True if what it results in is an fd. */
+bool ul_operation_opens(const struct ul_operations *operations, int32_t token);
+
+/* True if the kernel may read or write memory for one of them: for all but polls. */
+bool ul_operations_use_memory(const struct ul_operations *operations);
+
 /* For the reactor: take a completion; make all of them again, for the ring that had them is gone. */
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe);
 void ul_operations_on_ring_lost(struct ul_operations *operations);

@@ -378,11 +378,15 @@ static void ul_reactor_cancel_everything(struct ul_reactor *reactor) {
     sqe->op_flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_ANY;
 }
 
+/* What was written since the last run is sent, as far as there is room: elsewhere each write is a system call. */
 static void ul_reactor_end_all(struct ul_reactor *reactor) {
     uint32_t index = 0;
     struct ul_stream *stream;
     while ((stream = ul_table_next(&reactor->streams.table, &index)))
-        ul_stream_abort(&reactor->streams, stream->entry.token, ECANCELED);
+        ul_stream_abort(&reactor->streams, stream->entry.token, 0);
+    ul_reactor_flush(reactor);
+    reactor->state = UL_REACTOR_CLOSING;
+    reactor->engine.closing = true;
     index = 0;
     struct ul_listener *listener;
     while ((listener = ul_table_next(&reactor->listeners.table, &index)))
@@ -404,11 +408,10 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
     if (reactor->state == UL_REACTOR_DISABLED)
         return true; /* nothing was ever submitted */
-    if (ul_reactor_is_anothers(reactor))
-        return false; /* only the thread that owns it can empty it */
-    reactor->state = UL_REACTOR_CLOSING;
-    engine->closing = true;
+    bool anothers = ul_reactor_is_anothers(reactor);
     ul_reactor_end_all(reactor);
+    if (anothers) /* only the thread that owns it can empty it, but without that thread nothing of it goes on */
+        return !reactor->begun && !ul_operations_use_memory(&reactor->operations);
     ul_reactor_cancel_everything(reactor);
     for (int waited_ms = 0; waited_ms < UL_DRAIN_MS;) {
         uint64_t before = ul_completions_of_all_kinds(&engine->stats);
@@ -429,13 +432,15 @@ static bool ul_reactor_drain(struct ul_reactor *reactor) {
     return false;
 }
 
-/* Connections that were accepted, and that nobody will hear of any more. */
-static void ul_reactor_drop_accepted(struct ul_reactor *reactor) {
+/* Files that a ring which could not be emptied had accepted or opened, and that nobody will hear of any more. */
+static void ul_reactor_close_completed_files(struct ul_reactor *reactor) {
     struct ul_ring *ring = &reactor->engine.ring;
     uint32_t ready = ul_ring_ready(ring);
     for (uint32_t i = 0; i < ready; i++) {
         const struct io_uring_cqe *cqe = ul_ring_ready_at(ring, i);
-        if (cqe->user_data >> 32 == UL_REQUEST_ACCEPT && cqe->res >= 0)
+        enum ul_request request = (enum ul_request)(cqe->user_data >> 32);
+        bool opened = request == UL_REQUEST_OPERATION && ul_operation_opens(&reactor->operations, (int32_t)(uint32_t)cqe->user_data);
+        if ((request == UL_REQUEST_ACCEPT || opened) && cqe->res >= 0)
             close(cqe->res);
     }
     ul_ring_release_cqes(ring, ready);
@@ -443,12 +448,14 @@ static void ul_reactor_drop_accepted(struct ul_reactor *reactor) {
 
 uint64_t ul_reactor_close(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
-    bool drained = reactor->state == UL_REACTOR_ABANDONED || ul_reactor_drain(reactor);
+    bool abandoned = reactor->state == UL_REACTOR_ABANDONED;
+    bool drained = abandoned || ul_reactor_drain(reactor);
+    if (!abandoned)
+        ul_reactor_close_completed_files(reactor);
     if (drained) {
         ul_reactor_free(reactor, false);
         return 0;
     }
-    ul_reactor_drop_accepted(reactor);
     uint64_t leaked = sizeof *reactor + ul_buffers_bytes(&engine->buffers) + ul_streams_queued(&reactor->streams) +
                       ul_buffers_bytes(&reactor->endpoints.buffers) + ul_endpoints_queued(&reactor->endpoints);
     ul_reactor_free(reactor, true);

@@ -63,8 +63,9 @@ struct ul_reactor {
 /* NULL with *error = -errno when it cannot be made. */
 struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error);
 
-/* Cancel all, wait until the kernel is done with it (at most UL_DRAIN_MS), unregister, free. In any thread but the owner's, or where
- * requests do not end, what the kernel may still write to is leaked; the bytes leaked are returned. */
+/* Send what there is room for, cancel all, wait until the kernel is done with it (at most UL_DRAIN_MS), unregister, free. Where requests do not
+ * end, or may go on because another thread that owned the ring had asked for operations on memory, what the kernel may still touch is leaked; the
+ * bytes leaked are returned. */
 uint64_t ul_reactor_close(struct ul_reactor *reactor);
 
 /* Around a run of the loop: take ownership and register the ring fd; submit what is left and unregister it. 0 or -errno. Each run may be in
