@@ -7,12 +7,15 @@ test is judged by the kernel and not by itself.
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import functools
 import itertools
 import os
 import socket
 import struct
+import termios
 import threading
 import time
 import weakref
@@ -453,6 +456,19 @@ def open_files() -> dict[int, str]:
         except FileNotFoundError:  # the directory that was being listed
             continue
     return files
+
+
+def unread(fd: int) -> int:
+    """The bytes in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+async def taken(fd: int) -> None:
+    """Waits until all that is in a pipe has been read."""
+    await eventually(lambda: unread(fd) == 0)
+    await fence()
 
 
 class Stopwatch:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import eventually, fence, open_files, soon
+from support import PATIENCE, eventually, fence, open_files, soon
 
 from uringloop import fs
 from uringloop.operations import Operations
@@ -129,6 +131,94 @@ async def test_what_is_in_a_file(tmp_path: Path) -> None:
     finally:
         os.close(fd)
     assert path.read_bytes() == b"x" * 40 + bytes(20)
+
+
+@pytest.mark.parametrize("number", [1 << 63, 1 << 64, (1 << 64) + 3, -(1 << 64)])
+async def test_number_that_is_no_offset_is_refused(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, os.O_RDWR)
+    try:
+        cases: list[tuple[Any, ...]] = [
+            ("ftruncate", fd, number),
+            ("truncate", fd, number),
+            ("truncate", path, number),
+            ("posix_fallocate", fd, number, 1),
+            ("posix_fallocate", fd, 0, number),
+        ]
+        for name, *arguments in cases:
+            with pytest.raises(OverflowError) as expected:
+                getattr(os, name)(*arguments)
+            with pytest.raises(OverflowError) as failure:
+                await getattr(fs, name)(*arguments)
+            assert str(failure.value) == str(expected.value), name
+        with pytest.raises(OverflowError):
+            await fs.fallocate(fd, 0, number, 1)
+    finally:
+        os.close(fd)
+    assert path.read_bytes() == b"0123456789"
+
+
+async def test_what_no_file_can_be_is_refused_as_of_os(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    fd, unwritable = os.open(tmp_path / "file", os.O_RDWR), os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        cases: list[tuple[Any, ...]] = [
+            ("posix_fallocate", fd, 0, 0),
+            ("posix_fallocate", fd, -1, 1),
+            ("posix_fallocate", fd, 0, -1),
+            ("posix_fallocate", unwritable, 0, 1),
+            ("ftruncate", fd, -1),
+            ("ftruncate", unwritable, 1),
+            ("truncate", fd, -1),
+            ("truncate", unwritable, 1),
+            ("truncate", 987654, 1),
+        ]
+        for name, *arguments in cases:
+            expected = await error_of(getattr(os, name), *arguments)
+            assert await error_of(getattr(fs, name), *arguments) == expected, (name, arguments)
+    finally:
+        os.close(fd)
+        os.close(unwritable)
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+async def test_sync_of_a_file_object(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        await fs.fsync(file)  # type: ignore[arg-type] # os takes them too
+        await fs.fdatasync(file)  # type: ignore[arg-type]
+
+
+@contextmanager
+def mounted(kind: str, folder: Path) -> Iterator[Path]:
+    """A file system of this kind."""
+    folder.mkdir()
+    mount = ["mount", "-t", kind, kind, str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-R", str(folder)], check=True, timeout=PATIENCE)
+
+
+async def test_space_where_the_file_system_cannot_allocate(tmp_path: Path) -> None:
+    with mounted("ramfs", tmp_path / "ram") as folder:
+        fd = os.open(folder / "file", os.O_RDWR | os.O_CREAT)
+        try:
+            await fs.posix_fallocate(fd, 0, 100)
+            assert os.fstat(fd).st_size == 100
+        finally:
+            os.close(fd)
+
+
+async def test_stat_mounts_nothing(tmp_path: Path) -> None:
+    with mounted("debugfs", tmp_path / "debug") as folder:
+        if not (folder / "tracing").exists():
+            pytest.skip("this kernel traces nothing, and has nothing else that mounts itself")
+        await fs.stat(folder / "tracing")
+        assert not os.path.ismount(folder / "tracing")  # noqa: ASYNC240 - it waits for nothing
 
 
 async def test_extended_attributes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Callable
+from operator import index
 from stat import S_ISDIR, S_ISFIFO, S_ISLNK
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -56,6 +57,7 @@ T = TypeVar("T")
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_REMOVEDIR: Final = 0x200
 _AT_SYMLINK_FOLLOW: Final = 0x400
+_AT_NO_AUTOMOUNT: Final = 0x800  # stat(2) mounts nothing, statx(2) may
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BYTES: Final = 256
 _XATTR_SIZE_MAX: Final = 65536  # the kernel's limit for a value
@@ -65,6 +67,14 @@ _COPY_BYTES: Final = 64 * 1024  # at a time, where bytes go through Python
 
 def _at(dir_fd: int | None) -> int:
     return AT_FDCWD if dir_fd is None else dir_fd
+
+
+def _off_t(value: int) -> int:
+    """A file's offset as a field of a request. Raises OverflowError and TypeError as os does."""
+    value = index(value)
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError("Python int too large to convert to C long")
+    return value & (2**64 - 1)
 
 
 def _audit_fd(dir_fd: int | None) -> int:
@@ -238,7 +248,7 @@ async def stat(path: Path | int, *, dir_fd: int | None = None, follow_symlinks: 
         address=address_of(name),
         length=_STATX_BASIC_STATS,
         offset=address_of(room),
-        flags=0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW,
+        flags=_AT_NO_AUTOMOUNT | (0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW),
         keep=(name, room),
         patient=True,
     )
@@ -341,6 +351,8 @@ async def _fsync(otherwise: Callable[[int], None], fd: int, flags: int) -> None:
     if ring is None:
         await in_thread(otherwise, fd)
     else:
+        if not isinstance(fd, int):
+            fd = fd.fileno()  # as os, it takes files too
         await ring.start(OP_FSYNC, fd, flags=flags, patient=True)
 
 
@@ -351,7 +363,7 @@ async def truncate(path: Path | int, length: int) -> None:
         await in_thread(os.truncate, path, length)
         return
     sys.audit("os.truncate", path, length)
-    await named(ring.start(OP_FTRUNCATE, path, offset=length & (2**64 - 1), patient=True), path)
+    await ring.start(OP_FTRUNCATE, path, offset=_off_t(length), patient=True)  # errors have no name here, as of os
 
 
 async def ftruncate(fd: int, length: int) -> None:
@@ -361,7 +373,7 @@ async def ftruncate(fd: int, length: int) -> None:
         await in_thread(os.ftruncate, fd, length)
         return
     sys.audit("os.truncate", fd, length)
-    await ring.start(OP_FTRUNCATE, fd, offset=length & (2**64 - 1), patient=True)
+    await ring.start(OP_FTRUNCATE, fd, offset=_off_t(length), patient=True)
 
 
 async def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
@@ -369,7 +381,7 @@ async def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     mode but 0: NotImplementedError for others."""
     ring = ring_with(OP_FALLOCATE)
     if ring is not None:
-        await ring.start(OP_FALLOCATE, fd, address=length, length=mode, offset=offset & (2**64 - 1), patient=True)
+        await ring.start(OP_FALLOCATE, fd, address=_off_t(length), length=mode, offset=_off_t(offset), patient=True)
     elif mode:
         raise NotImplementedError("fallocate with a mode needs io_uring")
     else:
@@ -377,8 +389,13 @@ async def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 
 async def posix_fallocate(fd: int, offset: int, length: int) -> None:
-    """os.posix_fallocate: FALLOCATE."""
-    await fallocate(fd, 0, offset, length)
+    """os.posix_fallocate: FALLOCATE; in the executor where the file system cannot, for which libc writes zeros."""
+    try:
+        await fallocate(fd, 0, offset, length)
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise
+        await in_thread(os.posix_fallocate, fd, offset, length)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import asyncio
 import errno
 import os
 import stat
+from operator import index
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,6 +22,14 @@ from uringloop.files.descriptor import IN_PLACE_MAX, Descriptor
 
 AHEAD_MIN: Final = 8 * 1024  # bytes read ahead after a seek; doubled with each read in sequence, up to IN_PLACE_MAX
 DIRTY_MAX: Final = 64 * 1024  # bytes kept back from writing
+_WHENCE: Final = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE)
+
+
+class Turns(asyncio.Lock):
+    """A lock that belongs to no loop, as the file does not."""
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
 
 
 class BinaryFile(Descriptor):
@@ -35,7 +44,7 @@ class BinaryFile(Descriptor):
         self._dirty = bytearray()
         self._dirty_max = DIRTY_MAX if buffering < 0 else buffering
         self._buffered = buffering != 0
-        self._lock = asyncio.Lock()
+        self._lock = Turns()
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -62,6 +71,7 @@ class BinaryFile(Descriptor):
         self._check_readable()
         if size is None or size < 0:
             async with self._lock:
+                self._check_open()
                 return await self._read_all()
         stop = self._at + size
         if stop <= len(self._ahead) and not self._lock.locked():
@@ -69,12 +79,14 @@ class BinaryFile(Descriptor):
             self._at = stop
             return data
         async with self._lock:
+            self._check_open()  # not closed while this waited: the fd may be somebody else's
             return await self._read(size)
 
     async def read1(self, size: int = -1, /) -> bytes:
         """What is in the buffer, or else what one read of the file gives."""
         self._check_readable()
         async with self._lock:
+            self._check_open()
             if self._at == len(self._ahead):
                 await self._read_ahead()
             return self._take(len(self._ahead) - self._at if size < 0 else size)
@@ -85,20 +97,26 @@ class BinaryFile(Descriptor):
         self._check_readable()
         view = memoryview(buffer).cast("B")
         async with self._lock:
+            self._check_open()
             kept = self._take(len(view))
-            view[: len(kept)] = kept
             done = len(kept)
-            while done < len(view):
-                count = await self._read_file(view[done:])
-                if not count:
-                    break
-                done += count
+            try:
+                view[:done] = kept
+                while done < len(view) and (self._buffered or not done):
+                    count = await self._read_file(view[done:])
+                    if not count:
+                        break
+                    done += count
+            except BaseException:
+                self._give_back(bytes(view[:done]) if done > len(kept) else kept)
+                raise
             return done
 
     async def peek(self, size: int = 0, /) -> bytes:
         """The bytes in the buffer, one read of the file if there are none; the position stays."""
         self._check_readable()
         async with self._lock:
+            self._check_open()
             if self._at == len(self._ahead):
                 await self._read_ahead()
             return self._ahead[self._at :]
@@ -117,17 +135,25 @@ class BinaryFile(Descriptor):
                 self._at = stop
                 return line
         async with self._lock:
+            self._check_open()
             return await self._read_line(limit)
 
     async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
         """The lines that are left, or about `hint` bytes of them."""
+        self._check_readable()
         lines: list[bytes] = []
         total = 0
-        async for line in self:
-            lines.append(line)
-            total += len(line)
-            if hint is not None and 0 < hint < total:
-                break
+        async with self._lock:
+            self._check_open()
+            try:
+                while line := await self._read_line(-1):
+                    lines.append(line)
+                    total += len(line)
+                    if hint is not None and 0 < hint < total:
+                        break
+            except BaseException:
+                self._give_back(b"".join(lines))
+                raise
         return lines
 
     def _take(self, size: int) -> bytes:
@@ -135,42 +161,64 @@ class BinaryFile(Descriptor):
         self._at += len(data)
         return data
 
+    def _give_back(self, data: bytes) -> None:
+        """What was taken for a call that then failed or was cancelled: the next one gets it."""
+        if not data:
+            return
+        if self._seekable:
+            self._position -= len(data) + len(self._ahead) - self._at
+            self._ahead, self._at = b"", 0
+        else:
+            self._ahead, self._at = data + self._ahead[self._at :], 0
+
     async def _read(self, size: int) -> bytes:
         data = self._take(size)
         missing = size - len(data)
         if not missing:
             return data
         if not self._buffered:
-            return await self._read_new(missing)
+            return data or await self._read_new(missing)
         parts = [data] if data else []
-        while missing:
-            if missing >= self._ahead_size:
-                data = await self._read_new(missing)
-            else:
-                await self._read_ahead()
-                data = self._take(missing)
-            if not data:
-                break
-            parts.append(data)
-            missing -= len(data)
+        try:
+            while missing:
+                if missing >= self._ahead_size:
+                    data = await self._read_new(missing)
+                else:
+                    await self._read_ahead()
+                    data = self._take(missing)
+                if not data:
+                    break
+                parts.append(data)
+                missing -= len(data)
+        except BaseException:
+            self._give_back(b"".join(parts))
+            raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read_all(self) -> bytes:
         parts = [self._take(len(self._ahead))]
-        while True:
-            left = os.fstat(self._fd).st_size - self._position if self._seekable else 0
-            data = await self._read_new(max(left + 1, self._ahead_size))  # one more: a full read is not the last one
-            if data:
-                parts.append(data)
-            if not data or len(data) == left:
-                return b"".join(parts)
+        try:
+            while True:
+                left = os.fstat(self._fd).st_size - self._position if self._seekable else 0
+                data = await self._read_new(max(left + 1, self._ahead_size))  # one more: a full read is not the last
+                if data:
+                    parts.append(data)
+                if not data or len(data) == left:
+                    return b"".join(parts)
+        except BaseException:
+            self._give_back(b"".join(parts))
+            raise
 
     async def _read_line(self, limit: int) -> bytes:
         parts: list[bytes] = []
         total = 0
         while limit < 0 or total < limit:
             if self._at == len(self._ahead):
-                await self._read_ahead()
+                try:
+                    await self._read_ahead()
+                except BaseException:
+                    self._give_back(b"".join(parts))
+                    raise
                 if not self._ahead:
                     break
             stop = self._ahead.find(b"\n", self._at) + 1
@@ -245,6 +293,7 @@ class BinaryFile(Descriptor):
         """Write what has gathered. After a cancel or an error, what has not been written is still there."""
         self._check_open()
         async with self._lock:
+            self._check_open()
             await self._flush()
 
     async def fsync(self) -> None:
@@ -291,8 +340,8 @@ class BinaryFile(Descriptor):
 
     def _forget_ahead(self) -> None:
         # What was read ahead may be about to change.
-        if self._ahead:
-            self._position -= len(self._ahead) - self._at if self._seekable else 0
+        if self._ahead and self._seekable:  # of a pipe, it cannot be read again
+            self._position -= len(self._ahead) - self._at
             self._ahead, self._at = b"", 0
 
     # --- the position ------------------------------------------------------------------------------------------------
@@ -308,8 +357,14 @@ class BinaryFile(Descriptor):
     async def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the position; the new one."""
         self._check_seekable()
+        offset = index(offset)
+        if whence not in _WHENCE:
+            raise ValueError(f"whence value {whence} unsupported")
+        if not -requests.OFFSET_MAX - 1 <= offset <= requests.OFFSET_MAX:
+            raise ValueError("cannot fit 'int' into an offset-sized integer")
         if self._dirty or whence not in (os.SEEK_SET, os.SEEK_CUR) or self._lock.locked():
             async with self._lock:
+                self._check_open()
                 await self._flush()
                 return await self._seek(offset, whence)
         return await self._seek(offset, whence)
@@ -321,7 +376,7 @@ class BinaryFile(Descriptor):
             offset += await self._size()
         elif whence != os.SEEK_SET:
             offset = await requests.in_thread(os.lseek, self._fd, offset, whence)
-        if offset < 0:
+        if not 0 <= offset <= requests.OFFSET_MAX:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         start = self._position - len(self._ahead)
         if self._ahead and start <= offset <= self._position:
@@ -342,18 +397,22 @@ class BinaryFile(Descriptor):
         """Cut or extend the file to `size` bytes, or to the position; the position stays."""
         self._check_writable()
         async with self._lock:
+            self._check_open()
             await self._flush()
             self._forget_ahead()
             if size is None:
                 size = self._position
             elif size < 0:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            elif size > requests.OFFSET_MAX:
+                raise OverflowError("Python int too large to convert to C long")
             await self._truncate(size)
             return size
 
     async def _settle(self, *, writing: bool) -> None:
         if self._dirty or (writing and self._ahead):
             async with self._lock:
+                self._check_open()
                 await self._flush()
                 if writing:
                     self._forget_ahead()
@@ -366,6 +425,8 @@ class BinaryFile(Descriptor):
         if not self._open:
             return
         async with self._lock:
+            if not self._open:
+                return  # another close came first, and what it could not write is lost
             try:
                 if self._dirty:
                     await self._flush()

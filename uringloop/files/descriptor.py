@@ -225,6 +225,8 @@ class Descriptor:
         self._check_seekable()
         if offset < 0:
             raise ValueError(f"negative offset {offset}")
+        if offset > requests.OFFSET_MAX:
+            raise OverflowError("Python int too large to convert to C long")
 
     # --- the whole file ----------------------------------------------------------------------------------------------
 
@@ -255,15 +257,20 @@ class Descriptor:
         if not self._open:
             return
         self._open = False
-        try:
-            while self._requests:
-                self._idle = asyncio.get_running_loop().create_future()
+        cancelled: asyncio.CancelledError | None = None
+        while self._requests:
+            self._idle = asyncio.get_running_loop().create_future()
+            try:
                 await self._idle
-        finally:
-            if self._requests == 0 and self._closefd:
+            except asyncio.CancelledError as exc:
+                cancelled = exc  # the file is closed all the same, when nothing uses it any more
+        try:
+            if self._closefd:
                 if self._writable:
                     await requests.close_fd(self._fd)
                 else:
                     os.close(self._fd)  # nothing to write back: nothing to wait for
-            elif self._closefd:
-                self._open = True  # cancelled: it is as if close had not been called
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            del cancelled

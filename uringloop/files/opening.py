@@ -127,23 +127,24 @@ def open(
         encoding = io.text_encoding(encoding)
         if encoding == "locale":
             encoding = "utf-8" if sys.flags.utf8_mode else locale.getencoding()
-        codecs.lookup(encoding)
+        if not codecs.lookup(encoding)._is_text_encoding:
+            raise LookupError(f"{encoding!r} is not a text encoding; use codecs.open() to handle arbitrary codecs")
         codecs.lookup_error(errors or "strict")
 
     async def opened() -> Any:
         access = os.O_RDWR if updating else os.O_RDONLY if action == "r" else os.O_WRONLY
         fd = await _fd_of(file, mode, access | _FLAGS[action], opener)
         try:
-            return _file_on(fd)
+            about = os.fstat(fd)  # of a file that has just been opened: nothing to wait for
+            if stat.S_ISDIR(about.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         except BaseException:
-            if closefd:
+            if not isinstance(file, int):  # that of somebody else stays as it was, as of io
                 os.close(fd)
             raise
+        return _file_on(fd)
 
     def _file_on(fd: int) -> Any:
-        about = os.fstat(fd)  # of a file that has just been opened: nothing to wait for
-        if stat.S_ISDIR(about.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
         binary_file = BinaryFile(
             fd,
             buffering=-1 if buffering == 1 else buffering,
@@ -154,16 +155,24 @@ def open(
             append=action == "a",
             closefd=closefd,
         )
-        if binary:
-            return binary_file
-        return TextFile(
-            binary_file,
-            encoding=encoding or "",
-            errors=errors or "strict",
-            newline=newline,
-            line_buffering=buffering == 1 or os.isatty(fd),
-            mode=mode,
-        )
+        try:
+            if updating and buffering and not binary_file.seekable():
+                raise io.UnsupportedOperation("File or stream is not seekable.")
+            if binary:
+                return binary_file
+            return TextFile(
+                binary_file,
+                encoding=encoding or "",
+                errors=errors or "strict",
+                newline=newline,
+                line_buffering=buffering == 1 or (buffering < 0 and os.isatty(fd)),
+                mode=mode,
+            )
+        except BaseException:
+            binary_file._open = False  # closed here, and not again when it is freed
+            if closefd:
+                os.close(fd)
+            raise
 
     return Opening(opened)
 

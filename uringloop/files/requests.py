@@ -38,6 +38,7 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 AT_FDCWD: Final = -100
 AT_FILE_POSITION: Final = -1  # as offset: where the file is, which then moves on
 REQUEST_MAX: Final = 1 << 30  # bytes; the kernel's limit for one read or write is a little below 2 GiB
+OFFSET_MAX: Final = (1 << 63) - 1
 _OPENED_IN_PLACE: Final = os.O_CREAT | os.O_TRUNC | os.O_ACCMODE | os.O_PATH  # none of these: maybe without waiting
 _UINT64: Final = (1 << 64) - 1
 
@@ -211,10 +212,20 @@ async def write(fd: int, data: Any, offset: int, late: Callable[[int], None] | N
     if ring is not None:
         return await _transfer(ring, OP_WRITE, fd, pin(data), offset, late)
     if offset != AT_FILE_POSITION:
-        return await outcome(Errand(partial(os.pwrite, fd, data, offset), late=late), late)
+        return await outcome(Errand(partial(_pwrite, fd, data, offset), late=late), late)
     if await _ready(fd, select.POLLOUT):
         data = memoryview(data).cast("B")[: select.PIPE_BUF]  # for so much there is room
     return await outcome(Errand(partial(os.write, fd, data), late=late), late)
+
+
+def _pwrite(fd: int, data: Any, offset: int) -> int:
+    try:
+        return os.pwrite(fd, data, offset)
+    except OSError as exc:
+        if exc.errno != errno.ESPIPE:
+            raise
+    os.lseek(fd, offset, os.SEEK_SET)  # some files of /proc can be sought, but not written at an offset
+    return os.write(fd, data)
 
 
 async def _transfer(

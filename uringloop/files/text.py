@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from uringloop.files.binary import BinaryFile
+from uringloop.files.binary import BinaryFile, Turns
 
 CHUNK: Final = 32 * 1024  # bytes decoded at a time
 _CODEC_BITS: Final = 64  # of each part of a cookie
+
+_Place = tuple[str, int, tuple[int, bytes] | None, Any]  # `_text`, `_at`, `_snapshot`, and the decoder's state
 
 
 class TextFile:
@@ -37,7 +39,7 @@ class TextFile:
         self._text = ""
         self._at = 0
         self._snapshot: tuple[int, bytes] | None = None  # decoder flags, and the bytes given to it since
-        self._lock = asyncio.Lock()
+        self._lock = Turns()
         self._decoder: Any = codecs.getincrementaldecoder(encoding)(errors)
         if not newline:
             self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate=newline is None)
@@ -101,16 +103,23 @@ class TextFile:
         """Up to `size` characters, fewer only at the end of the file; all that is left if it is negative or None."""
         self.buffer._check_readable()
         async with self._lock:
+            self.buffer._check_open()
             if size is None or size < 0:
-                text: str = self._take(len(self._text)) + self._decoder.decode(await self.buffer.read(), final=True)
+                decoded = self._decoder.decode(await self.buffer.read(), final=True)
+                text: str = self._take(len(self._text)) + decoded
                 self._forget_text()
                 return text
-            parts = [self._take(size)]
-            missing = size - len(parts[0])
-            while missing and await self._read_chunk():
-                parts.append(self._take(missing))
-                missing -= len(parts[-1])
-            return "".join(parts)
+            place, chunks = self._place(), list[bytes]()
+            try:
+                parts = [self._take(size)]
+                missing = size - len(parts[0])
+                while missing and await self._read_chunk(chunks):
+                    parts.append(self._take(missing))
+                    missing -= len(parts[-1])
+                return "".join(parts)
+            except (asyncio.CancelledError, OSError):
+                self._give_back(place, chunks)
+                raise
 
     async def readline(self, size: int | None = -1, /) -> str:
         """A line with its end; "" at the end of the file."""
@@ -123,20 +132,34 @@ class TextFile:
                 self._at = stop
                 return line
         async with self._lock:
-            return await self._read_line(limit)
+            self.buffer._check_open()
+            place, chunks = self._place(), list[bytes]()
+            try:
+                return await self._read_line(limit, chunks)
+            except (asyncio.CancelledError, OSError):
+                self._give_back(place, chunks)
+                raise
 
     async def readlines(self, hint: int | None = -1, /) -> list[str]:
         """The lines that are left, or about `hint` characters of them."""
+        self.buffer._check_readable()
         lines: list[str] = []
         total = 0
-        async for line in self:
-            lines.append(line)
-            total += len(line)
-            if hint is not None and 0 < hint < total:
-                break
+        async with self._lock:
+            self.buffer._check_open()
+            place, chunks = self._place(), list[bytes]()
+            try:
+                while line := await self._read_line(-1, chunks):
+                    lines.append(line)
+                    total += len(line)
+                    if hint is not None and 0 < hint < total:
+                        break
+            except (asyncio.CancelledError, OSError):
+                self._give_back(place, chunks)
+                raise
         return lines
 
-    async def _read_line(self, limit: int) -> str:
+    async def _read_line(self, limit: int, chunks: list[bytes]) -> str:
         parts: list[str] = []
         missing = limit
         while True:
@@ -147,8 +170,12 @@ class TextFile:
             if limit >= 0:
                 size = min(size, missing)
                 missing -= size
-            parts.append(self._take(size))
-            if (stop and self._at == stop) or missing == 0 or not await self._read_chunk():
+            if part := self._take(size):
+                parts.append(part)
+            if (stop and self._at == stop) or missing == 0:
+                return "".join(parts)
+            if not await self._read_chunk(chunks):
+                self._forget_text()  # the end of the file is a place where the decoder has no memory
                 return "".join(parts)
 
     def _line_stop(self, start: int) -> int:
@@ -168,13 +195,25 @@ class TextFile:
         self._at += len(text)
         return text
 
-    async def _read_chunk(self) -> bool:
-        """Decode the next bytes, once all characters have been given; False at the end of the file."""
+    async def _read_chunk(self, chunks: list[bytes]) -> bool:
+        """Decode the next bytes, once all characters have been given; False at the end of the file. `chunks` gets the
+        bytes, for `_give_back`."""
         memory, flags = self._decoder.getstate()
         chunk = await self.buffer.read1(CHUNK)
+        chunks.append(chunk)
         self._text, self._at = self._decoder.decode(chunk, final=not chunk), 0
         self._snapshot = (flags, memory + chunk)
         return bool(chunk or self._text)
+
+    def _place(self) -> _Place:
+        return self._text, self._at, self._snapshot, self._decoder.getstate()
+
+    def _give_back(self, place: _Place, chunks: list[bytes]) -> None:
+        """What was taken for a call that then failed or was cancelled: the next one gets it. `chunks` have been read
+        since it was at `place`."""
+        self._text, self._at, self._snapshot, state = place
+        self._decoder.setstate(state)
+        self.buffer._give_back(b"".join(chunks))
 
     def _forget_text(self) -> None:
         self._text, self._at, self._snapshot = "", 0, None
@@ -187,6 +226,7 @@ class TextFile:
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self.buffer._check_writable()
         ends_line = self.line_buffering and ("\n" in text or "\r" in text)
+        state = self._encoder.getstate()
         if self._write_newline != "\n" and "\n" in text and self._newline != "":
             encoded = self._encoder.encode(text.replace("\n", self._write_newline))
         else:
@@ -194,7 +234,13 @@ class TextFile:
         if self._snapshot is not None:
             self._forget_text()
             self._decoder.reset()
-        await self.buffer.write(encoded)
+        before = self.buffer._tell()
+        try:
+            await self.buffer.write(encoded)
+        except BaseException:
+            if self.buffer._tell() == before:
+                self._encoder.setstate(state)  # nothing was written, and the byte order mark is yet to come
+            raise
         if ends_line:
             await self.buffer.flush()
         return len(text)
@@ -219,7 +265,11 @@ class TextFile:
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut or extend the file to `size` bytes, or to the position."""
         await self.flush()
-        return await self.buffer.truncate(await self.tell() if size is None else size)
+        if size is None:
+            cookie = await self.tell()
+            part = (1 << _CODEC_BITS) - 1
+            size = (cookie & part) + (cookie >> 2 * _CODEC_BITS & part)  # behind what the decoder is to be given
+        return await self.buffer.truncate(size)
 
     # --- the position ------------------------------------------------------------------------------------------------
 
@@ -278,6 +328,8 @@ class TextFile:
             raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
         if cookie < 0:
             raise ValueError(f"negative seek position {cookie!r}")
+        if cookie >> 5 * _CODEC_BITS:
+            raise OverflowError("int too big to convert")
         async with self._lock:
             if whence == os.SEEK_END:
                 cookie = await self.buffer.seek(0, os.SEEK_END)
