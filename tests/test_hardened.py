@@ -19,7 +19,8 @@ def test_the_table_is_what_the_engines_submit() -> None:
     submitted = set()
     for path in CORE.glob("*.c"):
         if path.name not in ("restrictions.c", "_core.c", "ring_fault.c"):  # the last is not in what is shipped
-            submitted |= set(re.findall(r"\bIORING_OP_\w+", path.read_text()))
+            # But for what is compared with: that was asked for from above.
+            submitted |= set(re.findall(r"(?<![!=]= )\bIORING_OP_\w+", path.read_text()))
     allowed = set(re.findall(r"\bIORING_OP_\w+", (CORE / "restrictions.c").read_text()))
     assert submitted == allowed
 
