@@ -237,6 +237,42 @@ async def test_socket_of_a_transport_cannot_be_watched() -> None:
     await protocol.lost()
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+async def test_reader_that_a_protocol_changes_in_the_turn_in_which_it_is_ready(pair: Pair, reuse: bool) -> None:
+    near, far = pair
+    loop = asyncio.get_running_loop()
+    watched = near
+    peer = far
+    called: list[str] = []
+
+    class Changing(Recorder):
+        def data_received(self, data: bytes) -> None:
+            nonlocal watched, peer
+            if reuse:  # most likely the same number
+                loop.remove_reader(watched)
+                watched.close()
+                watched, peer = socket.socketpair()
+            loop.add_reader(watched, called.append, "new")
+
+    other, other_far = socket.socketpair()
+    _, protocol = await loop.create_connection(Changing, sock=other)
+    loop.add_reader(near, called.append, "old")
+    await fence()
+    far.send(b"x")
+    other_far.send(b"x")  # both are told in one turn
+    await eventually(lambda: protocol.data == b"x" or watched is not near or "new" in called)
+    await fence()
+    peer.send(b"x")
+    await eventually(lambda: "new" in called)
+    loop.remove_reader(watched)
+    protocol.transport.abort()
+    await protocol.lost()
+    other_far.close()
+    if reuse:
+        watched.close()
+        peer.close()
+
+
 async def test_many_connections_on_one_loop_take_turns() -> None:
     loop = asyncio.get_running_loop()
     pairs = [socket.socketpair() for _ in range(100)]

@@ -163,8 +163,9 @@ class RingSelector(_BaseSelectorImpl):
         return self.take_ready()
 
     def take_ready(self) -> list[tuple[SelectorKey, int]]:
-        """The file objects that have become ready."""
-        ready = self.ready.copy()
+        """The file objects that have become ready, but for those whose interest has changed since: by a protocol that
+        heard of another event of the same tick. They are polled anew."""
+        ready = [entry for entry in self.ready if self._fd_to_key.get(entry[0].fd) is entry[0]]
         self.ready.clear()  # the loop's turn knows this list
         return ready
 
