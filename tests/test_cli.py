@@ -82,6 +82,31 @@ def test_module_sees_the_same_world_as_under_python() -> None:
     assert told["spec"] == "package.module"
 
 
+def test_annotations_of_the_script_are_what_they_are_under_python() -> None:
+    script = write("script.py", "def function(x: int) -> str: ...\nprint(function.__annotations__)")
+    assert uringloop(script).stdout == python(script).stdout == "{'x': <class 'int'>, 'return': <class 'str'>}\n"
+
+
+def test_script_behind_a_link_imports_what_lies_next_to_it() -> None:
+    write("folder/neighbour.py", "WORDS = 'from next door'")
+    write("folder/script.py", "import neighbour; print(neighbour.WORDS)")
+    os.symlink("folder/script.py", "link.py")
+    assert uringloop("link.py").stdout == "from next door\n"
+
+
+def test_safe_path_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = write("folder/script.py", TELL_THE_WORLD)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.setenv("PYTHONPATH", f"/no/such/folder:{Path(__file__).parent.parent}")
+    assert json.loads(uringloop(script).stdout) == json.loads(python(script).stdout)
+
+
+def test_package_sees_the_arguments_while_it_is_imported() -> None:
+    write("package/__init__.py", "import sys; print(sys.argv)")
+    write("package/module.py", "")
+    assert uringloop("-mpackage.module", "--option").stdout == "['-m', '--option']\n"
+
+
 def test_package_is_run_by_its_main_module() -> None:
     write("package/__init__.py", "")
     write("package/__main__.py", TELL_THE_WORLD)

@@ -77,6 +77,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     for index, argument in enumerate(arguments):
         if argument == "-m":
             return arguments[: index + 2], arguments[index + 2 :]
+        if argument.startswith("-m"):
+            return arguments[: index + 1], arguments[index + 1 :]
         if not argument.startswith("-"):
             return arguments[:index], arguments[index:]
     return arguments, []
@@ -99,9 +101,14 @@ def _run_script(script: str, arguments: list[str]) -> int:
     if folder or zipfile.is_zipfile(script):
         runpy.run_path(script, run_name="__main__")
     else:
-        sys.path[0] = os.path.dirname(os.path.abspath(script))
+        _put_first_in_path(os.path.dirname(os.path.realpath(script)))  # the interpreter follows links, too
         _execute(os.path.abspath(script))
     return 0
+
+
+def _put_first_in_path(folder: str) -> None:
+    if not sys.flags.safe_path:  # there would be no folder of ours to put it in the place of
+        sys.path[0] = folder
 
 
 def _execute(path: str) -> None:
@@ -113,17 +120,17 @@ def _execute(path: str) -> None:
     module.__loader__ = loader
     module.__package__ = None
     with io.open_code(path) as source:
-        code = compile(source.read(), path, "exec")
+        code = compile(source.read(), path, "exec", dont_inherit=True)  # else the __future__ of this file
     sys.modules["__main__"] = module
     exec(code, module.__dict__)
 
 
 def _run_module(module: str, arguments: list[str]) -> int:
-    sys.path[0] = os.getcwd()
+    _put_first_in_path(os.getcwd())
+    sys.argv = ["-m", *arguments]  # as under python, while packages are imported; then the module's file
     if not _exists(module):
         print(f"uringloop: no module named {module!r}", file=sys.stderr)
         return 1
-    sys.argv = [module, *arguments]  # run_module puts the module's file in the first place
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0
 
