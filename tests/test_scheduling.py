@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import math
 import random
 import socket
 import sys
@@ -13,6 +14,8 @@ import time
 
 import pytest
 from support import PATIENCE, LoopFactory, Unhandled, eventually, loop_kind, per_loop, soon
+
+from uringloop import scheduling
 
 # ---------------------------------------------------------------------------------------------------------------------
 # call_soon
@@ -419,3 +422,27 @@ async def test_task_may_start_at_once() -> None:
 @pytest.mark.only_on("uringloop")
 async def test_attributes_of_the_loop_are_few_enough_to_be_found_by_their_place() -> None:
     assert len(vars(asyncio.get_running_loop())) <= 30  # CPython's SHARED_KEYS_MAX_SIZE
+
+
+@pytest.mark.only_on("uringloop")  # uvloop refuses it at once, and what asyncio does depends on its version
+def test_timer_of_no_number_is_refused_and_not_waited_for(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    timer = loop.call_later(math.nan, int)
+    loop.call_later(0.01, loop.stop)
+    with pytest.raises(ValueError, match="NaN"):
+        loop.run_forever()
+    timer.cancel()
+    loop.run_forever()
+
+
+@pytest.mark.only_on("uringloop")
+def test_clock_that_is_frozen_in_all_modules_freezes_no_timer(
+    new_loop: LoopFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As freezegun does it, but for asyncio's own clock."""
+    loop = new_loop()
+    real = time.monotonic
+    monkeypatch.setattr(loop, "time", lambda: real())
+    for name in ("monotonic", "monotonic_ns"):
+        monkeypatch.setattr(scheduling, name, lambda: 1_700_000_000_000_000_000)
+    loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0.01), PATIENCE))

@@ -311,3 +311,13 @@ def test_5000_descriptors_can_be_added_before_the_loop_runs(new_loop: LoopFactor
     for near, far in pairs:
         near.close()
         far.close()
+
+
+def test_what_is_always_ready_is_refused_as_epoll_does(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/proc/self/status", __file__):
+        with open(path, "rb", buffering=0) as file, pytest.raises(PermissionError):
+            loop.add_reader(file, int)
+    with open("/proc/self/mounts", "rb", buffering=0) as file:  # a regular file that tells of changes
+        loop.add_reader(file, int)
+        loop.remove_reader(file)

@@ -8,6 +8,7 @@ subprocesses, TLS.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import signal
 import socket
@@ -94,24 +95,42 @@ class Loop(Scheduling, SocketCoroutines):
         self._check_closed()  # type: ignore[attr-defined]
         self._check_running()  # type: ignore[attr-defined]
         self._reactor.begin()
-        watching = self._watch_signals()
         try:
+            self._watch_signals()
             super().run_forever()
         finally:
-            if watching and not self._signal_handlers:
-                signal.set_wakeup_fd(-1)
-            self._reactor.end()
+            try:
+                self._unwatch_signals()
+            finally:
+                self._reactor.end()
 
-    def _watch_signals(self) -> bool:
+    def _watch_signals(self) -> None:
         """Let every signal end the sleep of the loop, as on uvloop: one that comes just before the sleep begins would
-        otherwise not be seen before something else happens. True if that is for us to undo."""
+        otherwise not be seen before something else happens."""
         if threading.current_thread() is not threading.main_thread():
-            return False
-        theirs = signal.set_wakeup_fd(self._csock.fileno())
-        if theirs == -1:
-            return True
-        signal.set_wakeup_fd(theirs)  # the application's own
-        return False
+            return
+        try:
+            # A signal is only to end the sleep: no matter if the socket is full of those that came before.
+            theirs = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # the main thread of another interpreter
+            return
+        if theirs != -1:
+            with contextlib.suppress(ValueError, OSError):  # it is closed: nobody's
+                signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)  # the application's own
+
+    def _unwatch_signals(self) -> None:
+        if self._signal_handlers or threading.current_thread() is not threading.main_thread():
+            return
+        with contextlib.suppress(ValueError, OSError):
+            current = signal.set_wakeup_fd(-1)
+            if current not in (-1, self._csock.fileno()):  # the application's own, maybe set while the loop ran
+                signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        removed: bool = super().remove_signal_handler(sig)
+        if self.is_running() and not self._signal_handlers:  # the last one: asyncio gives the wake-up fd up with it
+            self._watch_signals()
+        return removed
 
     def close(self) -> None:
         if self.is_running():

@@ -85,8 +85,8 @@ class TimerHandle(Handle, asyncio.TimerHandle):
 
 
 def _nanoseconds(seconds: float) -> int:
-    # Rounded up: a timer is never early.
-    return math.ceil(min(max(0, seconds), FAR_SECONDS) * NANOSECONDS)
+    # Rounded up: a timer is never early. In this order a NaN stays one, and raises ValueError as on asyncio.
+    return math.ceil(min(max(seconds, 0), FAR_SECONDS) * NANOSECONDS)
 
 
 Timer = tuple[float, int, asyncio.TimerHandle]
@@ -108,6 +108,8 @@ class Scheduling(asyncio.SelectorEventLoop):
     # The function itself, which no call of a method stands before. And so it is seen at once if the loop's clock is
     # not the system's: a subclass has its own, or a test has put one in its place.
     time: Callable[[], float] = monotonic
+    # Here and not as the module's: freezegun replaces what modules have, and the core counts by the clock itself.
+    _core_time: Callable[[], int] = monotonic_ns
 
     # --- callbacks ---------------------------------------------------------------------------------------------------
 
@@ -264,7 +266,7 @@ class Scheduling(asyncio.SelectorEventLoop):
             return NO_TIMER
         when, number, _ = self._scheduled[0]
         if self.time is not monotonic:
-            self._reactor.set_deadline(monotonic_ns() + _nanoseconds(when - self.time()))
+            self._reactor.set_deadline(self._core_time() + _nanoseconds(when - self.time()))
             return UNKNOWN_TIMER  # it is to be asked again
         self._reactor.set_deadline(_nanoseconds(when))
         return number
@@ -307,4 +309,7 @@ class Scheduling(asyncio.SelectorEventLoop):
         task = tasks.Task(coro, loop=self, **options) if options else tasks.Task(coro, loop=self)
         if self._debug and task._source_traceback:  # type: ignore[attr-defined]  # none if it was eager, and is done
             del task._source_traceback[-1]  # type: ignore[attr-defined]  # this frame
-        return task
+        try:
+            return task
+        finally:
+            del task  # the traceback of one that was eager and failed holds this frame

@@ -292,7 +292,8 @@ class RingSelector(_BaseSelectorImpl):
 
 def _check_pollable(fd: int) -> None:
     # epoll refuses what is always ready, and asyncio's users rely on that PermissionError; a poll through the ring
-    # would report it ready forever.
+    # would report it ready forever. Which files and devices are so, only epoll knows.
     mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        raise PermissionError(1, os.strerror(1))
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        with select.epoll(1) as epoll:
+            epoll.register(fd, 0)
