@@ -286,3 +286,42 @@ def test_exit_from_a_datagram_protocol_that_is_given_what_came_in_a_pause_loses_
     far.sendto(b"second", transport.get_extra_info("sockname"))
     loop.run_until_complete(finish())
     far.close()
+
+
+# uvloop lets the interrupt out of the protocol that it calls next.
+@pytest.mark.only_on("asyncio", "uringloop")
+@pytest.mark.parametrize("attempt", range(20))
+def test_interrupt_of_a_loop_that_waits_loses_nothing(new_loop: LoopFactory, attempt: int) -> None:
+    """What comes together with a signal whose handler raises is told in the next run; signals are heard then, too."""
+    loop = new_loop()
+    near, far = socket.socketpair()
+    caught: list[int] = []
+
+    def send_and_interrupt() -> None:
+        far.send(b"data")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    async def connect() -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection(sock=near)
+        writers.append(writer)
+        await fence()
+        return reader
+
+    async def finish() -> None:
+        assert await soon(reader.readexactly(4)) == b"data"
+        loop.add_signal_handler(signal.SIGUSR1, caught.append, 1)
+        signal.raise_signal(signal.SIGUSR1)
+        await eventually(lambda: caught)
+        loop.remove_signal_handler(signal.SIGUSR1)
+        writers[0].close()
+        await writers[0].wait_closed()
+
+    writers: list[asyncio.StreamWriter] = []
+    reader = loop.run_until_complete(connect())
+    timer = threading.Timer(0.003, send_and_interrupt)
+    loop.call_soon(timer.start)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    timer.join()
+    loop.run_until_complete(finish())
+    far.close()

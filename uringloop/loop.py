@@ -163,16 +163,23 @@ class Loop(Scheduling, SocketCoroutines):
                 selector.catch_up()  # first: it may make callbacks ready, and then there is no sleep
                 may_sleep = not self._stopping
             sleeps = may_sleep and not ready
-            count = wait(pointer) if sleeps else glance(pointer) and look(pointer)
-            is_due = count >= TURN_DUE
-            if is_due:
-                count -= TURN_DUE
+            if sleeps or glance(pointer):
+                try:
+                    count = wait(pointer) if sleeps else look(pointer)
+                    is_due = count >= TURN_DUE
+                    if is_due:
+                        count -= TURN_DUE
+                    # One event is not worth an iterator.
+                    events = (unpack_event(first_event),) if count == 1 else selector.events(count) if count > 0 else ()
+                except BaseException:  # out of the handler of a signal, which most likely came while the loop slept
+                    reactor.keep_events()
+                    raise
+            else:
+                count, is_due = 0, False
             if count:
                 if count < 0 or selector.watch is not None:
                     selector.hand_out(count)
                 else:
-                    # One event is not worth an iterator.
-                    events = (unpack_event(first_event),) if count == 1 else selector.events(count)
                     try:
                         for kind, token, start, stop in events:
                             if kind:

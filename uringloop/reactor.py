@@ -296,6 +296,11 @@ class Reactor:
         if not self.closed:
             _lib.ul_reactor_flush(self._pointer)
 
+    def keep_events(self) -> None:
+        """Whoever was to hand out the events of the last tick could not: let the next tick tell them again."""
+        if not self.closed:
+            _lib.ul_reactor_keep_events(self._pointer)
+
     def close(self) -> int:
         """Cancel everything, wait for the kernel to let go, free the memory. The bytes that had to be left to the
         kernel."""

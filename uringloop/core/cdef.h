@@ -134,6 +134,7 @@ void ul_reactor_set_deadline(struct ul_reactor *reactor, int64_t deadline_ns);
 int ul_reactor_wait(struct ul_reactor *reactor);
 int ul_reactor_look(struct ul_reactor *reactor);
 int ul_reactor_glance(struct ul_reactor *reactor);
+void ul_reactor_keep_events(struct ul_reactor *reactor);
 struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor);
 void ul_wake(struct ul_wake *wake);
 void ul_wake_release(struct ul_wake *wake);

@@ -266,6 +266,10 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns) {
     if (!ul_reactor_is_running(reactor))
         return reactor->state == UL_REACTOR_ABANDONED ? -EOWNERDEAD : -EBADFD;
     engine->stats.ticks++;
+    if (reactor->untold) {
+        reactor->untold = false;
+        return (int)engine->event_count;
+    }
     engine->event_count = 0;
     reactor->woken = false;
     ul_reactor_recycle(reactor);
@@ -326,7 +330,7 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
                  streams->starved.count || endpoints->starved.count || streams->readable.count;
     bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring) ||
                    streams->to_confirm.count || endpoints->to_confirm.count;
-    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->wake_due || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
+    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || reactor->wake_due || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
     if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
         return 1;
     engine->stats.ticks++;
@@ -334,6 +338,8 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
 }
 
 int ul_reactor_look(struct ul_reactor *reactor) { return ul_reactor_with_due(reactor, ul_reactor_tick(reactor, 0)); }
+
+void ul_reactor_keep_events(struct ul_reactor *reactor) { reactor->untold = true; }
 
 int ul_reactor_flush(struct ul_reactor *reactor) {
     if (reactor->state != UL_REACTOR_ENABLED)
@@ -446,8 +452,18 @@ static void ul_reactor_close_completed_files(struct ul_reactor *reactor) {
     ul_ring_release_cqes(ring, ready);
 }
 
+/* Of events that nobody will hear any more. */
+static void ul_reactor_drop_untold(struct ul_reactor *reactor) {
+    const int32_t *event = reactor->engine.events;
+    for (uint32_t i = 0; reactor->untold && i < reactor->engine.event_count; i++, event += UL_EVENT_INTS)
+        if (event[0] == UL_EVENT_ACCEPTED && event[2] >= 0)
+            close(event[2]);
+    reactor->untold = false;
+}
+
 uint64_t ul_reactor_close(struct ul_reactor *reactor) {
     struct ul_engine *engine = &reactor->engine;
+    ul_reactor_drop_untold(reactor);
     bool abandoned = reactor->state == UL_REACTOR_ABANDONED;
     bool drained = abandoned || ul_reactor_drain(reactor);
     if (!abandoned)

@@ -56,6 +56,7 @@ struct ul_reactor {
     bool woken;          /* in this tick */
     bool wake_due;       /* there was no memory for the poll that tells of wakes */
     bool begun;          /* between begin and end */
+    bool untold;         /* nobody heard the events of the last tick: the next one tells them again */
     bool move_failed;    /* the old ring is not to be used again: the pool may have been reset for the next one */
     bool rewinds;        /* as asked for, and completions are deferred */
 };
@@ -90,6 +91,8 @@ int ul_reactor_look(struct ul_reactor *reactor);
 /* A look that makes no system call, so that no GIL need be given up for it: 0 if there is nothing to do and nothing to tell, and this was the
  * turn's tick; 1 if it takes a look. */
 int ul_reactor_glance(struct ul_reactor *reactor);
+/* What the last tick told has not been heard: the next tick tells it again. */
+void ul_reactor_keep_events(struct ul_reactor *reactor);
 #define UL_TURN_DUE (1 << 16) /* above any number of events */
 
 /* What ends the sleep of the tick from any thread at any time, for its holder to release. */
