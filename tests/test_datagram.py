@@ -208,6 +208,27 @@ async def test_100_000_datagrams_each_way(endpoint: Make, plain: Kind) -> None:
     assert counting.errors == echo.errors == []
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_abort_sends_what_the_socket_takes(endpoint: Make, plain: Kind, count: int) -> None:
+    protocol, peer = await endpoint(**plain.local()), plain.socket()
+    for number in range(count):
+        protocol.transport.sendto(b"%d" % number, peer.getsockname())
+    protocol.transport.abort()
+    assert await protocol.lost() is None
+    assert [int(peer.recv(100)) for _ in range(count)] == list(range(count))
+    assert protocol.errors == []
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop raises from sendto
+async def test_what_was_sent_before_a_fatal_error_is_sent(endpoint: Make, plain: Kind, unhandled: Unhandled) -> None:
+    protocol, peer = await endpoint(**plain.local()), plain.socket()
+    protocol.transport.sendto(b"before", peer.getsockname())
+    protocol.transport.sendto(b"to nobody", "no address")
+    assert isinstance(await protocol.lost(), TypeError)
+    await unhandled.next()
+    assert peer.recv(100) == b"before"
+
+
 def test_what_the_last_turn_sends_is_sent(new_loop: Callable[[], asyncio.AbstractEventLoop], plain: Kind) -> None:
     loop, peer = new_loop(), plain.socket()
 

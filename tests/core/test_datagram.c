@@ -365,7 +365,7 @@ static void a_flush_between_ticks_sends(void) {
 
 /* --- the end ----------------------------------------------------------------------------------------------------------------------- */
 
-static void close_sends_what_is_queued_and_abort_does_not(void) {
+static void close_waits_for_a_full_socket_and_abort_does_not(void) {
     for (int aborted = 0; aborted < 2; aborted++) {
         struct pair pair = pair_open_unix();
         uint32_t got = 0;
@@ -388,6 +388,43 @@ static void close_sends_what_is_queued_and_abort_does_not(void) {
         CHECK_INT(ul_endpoint_close(pair.driver->endpoints, pair.token), ==, -ENOENT);
         pair_close(&pair);
     }
+}
+
+static void abort_sends_what_the_socket_has_room_for(void) {
+    for (uint32_t count = 1; count <= 150; count *= 5) {
+        struct pair pair = pair_open();
+        for (uint32_t i = 0; i < count; i++)
+            write_to_peer(&pair, &i, sizeof i);
+        CHECK_INT(ul_endpoint_abort(pair.driver->endpoints, pair.token), ==, 0);
+        for (uint32_t i = 0; i < count; i++) /* no tick: they are gone already */
+            CHECK(peer_gets(&pair, i));
+        CHECK_INT(ul_endpoint_queued(pair.driver->endpoints, pair.token), ==, 0);
+        CHECK_INT(driver_report(pair.driver).stats.datagrams_sent, ==, count);
+        pair_close(&pair);
+    }
+}
+
+static void abort_passes_over_what_fails_and_tells_of_nothing(void) {
+    struct pair pair = pair_open();
+    char *large = calloc(1, 65508);
+    uint32_t number = 0;
+    write_to_peer(&pair, large, 65508);
+    write_to_peer(&pair, &number, sizeof number);
+    CHECK_INT(ul_endpoint_abort(pair.driver->endpoints, pair.token), ==, 0);
+    CHECK(peer_gets(&pair, 0));
+    free(large);
+    pair_close(&pair);
+    struct pair full = pair_open_unix();
+    uint32_t got = 0;
+    for (uint32_t i = 0; i < QUEUED; i++)
+        write_to_peer(&full, &i, sizeof i);
+    CHECK_INT(ul_endpoint_abort(full.driver->endpoints, full.token), ==, 0);
+    UNTIL(full.driver, times(full.driver, UL_EVENT_ENDPOINT_LOST));
+    CHECK_INT(full.driver->note_count, ==, 1);
+    while (peer_gets(&full, got))
+        got++;
+    CHECK(got > 0 && got < QUEUED);
+    pair_close(&full);
 }
 
 static void the_port_is_free_once_it_is_lost(void) {
@@ -440,7 +477,9 @@ int main(int count, char **arguments) {
         RUN(a_refusal_by_the_network_is_told_and_receiving_goes_on);
         RUN(what_is_no_socket_is_told_once);
         RUN(a_flush_between_ticks_sends);
-        RUN(close_sends_what_is_queued_and_abort_does_not);
+        RUN(close_waits_for_a_full_socket_and_abort_does_not);
+        RUN(abort_sends_what_the_socket_has_room_for);
+        RUN(abort_passes_over_what_fails_and_tells_of_nothing);
         RUN(the_port_is_free_once_it_is_lost);
         RUN(a_reactor_closes_with_endpoints_open);
     }

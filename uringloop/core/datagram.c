@@ -146,6 +146,7 @@ int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token) {
     if (endpoint->life == UL_ENDPOINT_ABORTING || endpoint->life == UL_ENDPOINT_LOST)
         return 0;
     endpoint->life = UL_ENDPOINT_ABORTING;
+    ul_endpoint_send_at_last(endpoints, endpoint);
     ul_endpoint_stop_reading(endpoints, endpoint, UL_ENDPOINT_READ_ENDED);
     if (endpoint->send_state == UL_ENDPOINT_SEND_FULL)
         ul_cancel(endpoints->engine, ul_user_data(UL_REQUEST_DATAGRAM_ROOM, token));

@@ -1,7 +1,7 @@
 /* Datagram endpoints: sockets on which every message comes and goes whole, with the address of its other end.
  *
  *   life    OPEN -> CLOSING (send what is queued, then end) -> LOST
- *           OPEN or CLOSING -> ABORTING (drop what is queued) -> LOST
+ *           OPEN or CLOSING -> ABORTING (send what the socket has room for, drop the rest) -> LOST
  *   read    IDLE <-> ARMED -> STOPPING (cancel on its way) -> IDLE;  ARMED -> STARVED (no buffer) -> ARMED;  any -> ENDED
  *   send    IDLE -> OFFERED (a request that is over when its enter returns) -> IDLE;  IDLE -> FULL (waits for room in the socket) -> IDLE
  *
@@ -85,7 +85,7 @@ int64_t ul_endpoint_queued(const struct ul_endpoints *endpoints, int32_t token);
 /* Ask to be told ENDPOINT_DRAINED once no more than this is queued; negative: no more. */
 int ul_endpoint_set_low_water(struct ul_endpoints *endpoints, int32_t token, int64_t bytes);
 
-/* End it: after what is queued, or at once. ENDPOINT_LOST follows, never before the next tick. */
+/* End it: after what is queued, or at once, with what the socket has room for. ENDPOINT_LOST follows, never before the next tick. */
 int ul_endpoint_close(struct ul_endpoints *endpoints, int32_t token);
 int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token);
 

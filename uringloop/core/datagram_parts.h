@@ -24,6 +24,7 @@ void ul_endpoint_on_offer_refused(struct ul_endpoints *endpoints, struct ul_endp
 void ul_endpoint_on_room(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint);
 void ul_endpoint_confirm_send(struct ul_endpoint *endpoint, struct ul_stats *stats);
 void ul_endpoint_send_what_goes(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint);
+void ul_endpoint_send_at_last(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint);
 void ul_endpoint_drop_queue(struct ul_endpoint *endpoint);
 
 #endif

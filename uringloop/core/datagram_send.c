@@ -255,26 +255,39 @@ static int ul_endpoint_send_batch(const struct ul_endpoints *endpoints, struct u
     return datagrams;
 }
 
+/* Send what one call takes, or drop the first and tell why it failed; false if the socket is full. */
+static bool ul_endpoint_send_some(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    struct ul_stats *stats = &endpoints->engine->stats;
+    int sent = ul_endpoint_send_batch(endpoints, endpoint);
+    stats->datagram_batches++;
+    if (sent == -EAGAIN)
+        return false;
+    for (int i = 0; i < sent; i++)
+        ul_endpoint_sent_first(endpoint, stats);
+    if (sent < 0 && sent != -EINTR) {
+        ul_endpoint_drop_first(endpoint);
+        ul_endpoint_tell_error(endpoints, endpoint, -sent);
+    }
+    return true;
+}
+
 /* False if it stopped because there is no room for another event. */
 static bool ul_endpoint_send_now(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
-    struct ul_engine *engine = endpoints->engine;
     while (endpoint->first) {
-        if (engine->event_count >= UL_EVENTS_MAX)
+        if (endpoints->engine->event_count >= UL_EVENTS_MAX)
             return false;
-        int sent = ul_endpoint_send_batch(endpoints, endpoint);
-        engine->stats.datagram_batches++;
-        if (sent == -EAGAIN) {
+        if (!ul_endpoint_send_some(endpoints, endpoint)) {
             ul_endpoint_wait_for_room(endpoints, endpoint);
             return true;
         }
-        for (int i = 0; i < sent; i++)
-            ul_endpoint_sent_first(endpoint, &engine->stats);
-        if (sent < 0 && sent != -EINTR) {
-            ul_endpoint_drop_first(endpoint);
-            ul_endpoint_tell_error(endpoints, endpoint, -sent);
-        }
     }
     return true;
+}
+
+/* What was written in the turn of an abort asyncio has sent by then. It is of an endpoint that hears of no error any more. */
+void ul_endpoint_send_at_last(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    while (endpoint->first && endpoint->send_state == UL_ENDPOINT_SEND_IDLE && ul_endpoint_send_some(endpoints, endpoint))
+        continue;
 }
 
 /* What fails is left in the queue, to fail again where it can be told. */
