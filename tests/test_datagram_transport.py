@@ -16,7 +16,6 @@ from datagrams import Datagrams, Kind, Make, name_of, native_only
 from support import PATIENCE, Address, eventually, fence, loop_kind, soon
 
 import uringloop
-from uringloop import addresses
 
 pytestmark = pytest.mark.tiny_ring
 
@@ -358,24 +357,3 @@ def test_without_buffers_the_transport_is_asyncios_own(plain: Kind) -> None:
         assert loop.run_until_complete(exchange()) == "asyncio.selector_events"
     finally:
         loop.close()
-
-
-def test_addresses_are_what_the_socket_module_makes_of_them() -> None:
-    for family, address in (
-        (socket.AF_INET, ("127.0.0.1", 65535)),
-        (socket.AF_INET, ("", 1)),
-        (socket.AF_INET, ("<broadcast>", 2)),
-        (socket.AF_INET6, ("::1", 3)),
-        (socket.AF_INET6, ("fe80::1", 4, 5, 6)),
-        (socket.AF_UNIX, "/a/path"),
-        (socket.AF_UNIX, b"\0abstract"),
-    ):
-        name = addresses.packer(family)(address)
-        expected: Any = address
-        if family == socket.AF_INET:
-            expected = ({"": "0.0.0.0", "<broadcast>": "255.255.255.255"}.get(address[0], address[0]), address[1])  # type: ignore[dict-item,index,call-overload]
-        elif family == socket.AF_INET6:
-            expected = (*address, 0, 0)[:4]
-        assert addresses.unpack(name) == expected
-    with pytest.raises(OSError, match="too long"):
-        addresses.packer(socket.AF_UNIX)("x" * 108)

@@ -6,6 +6,7 @@ times, so both ways are remembered; names are not, since what they resolve to ma
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 import struct
@@ -63,14 +64,14 @@ def packer(family: int) -> Callable[[Any], bytes]:
 def _pack_inet(address: Any) -> bytes:
     try:
         return _pack_inet_numeric(address)
-    except (OSError, TypeError):  # a name, something that cannot be remembered, or no address at all
+    except (OSError, TypeError, ValueError):  # a name, something that cannot be remembered, or no address at all
         return _pack_inet_any(address)
 
 
 def _pack_inet6(address: Any) -> bytes:
     try:
         return _pack_inet6_numeric(address)
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):
         return _pack_inet6_any(address)
 
 
@@ -111,9 +112,20 @@ def _resolve(family: socket.AddressFamily, host: str | bytes | bytearray) -> byt
     # Blocks, as sendto itself does with a name; asyncio's users know to resolve first.
     if not host:
         return bytes(4 if family == socket.AF_INET else 16)
-    found = socket.getaddrinfo(bytes(host) if isinstance(host, bytearray) else host, None, family, socket.SOCK_DGRAM)
+    found = socket.getaddrinfo(_encode(host), None, family, socket.SOCK_DGRAM)
     numeric = str(found[0][4][0]).partition("%")[0]
     return socket.inet_pton(family, numeric)
+
+
+def _encode(host: str | bytes | bytearray) -> bytes:
+    # As sendto does. getaddrinfo refuses a label that is empty or too long before it asks whether the name resolves.
+    try:
+        name = host.encode("ascii" if host.isascii() else "idna") if isinstance(host, str) else bytes(host)
+    except UnicodeError as exc:
+        raise TypeError("encoding of hostname failed") from exc
+    if 0 in name:
+        raise TypeError("host name must not contain null character")
+    return name
 
 
 def _join_inet(host: bytes, port: int) -> bytes:
@@ -124,24 +136,25 @@ def _join_inet6(host: bytes, port: int, flowinfo: int = 0, scope_id: int = 0) ->
     return (
         _family.pack(socket.AF_INET6)
         + _port.pack(_in_range("port", port, 0xFFFF))
-        + _flow.pack(_in_range("flowinfo", flowinfo, 0xFFFFF))
+        + _flow.pack(_in_range("flowinfo", _unsigned(flowinfo), 0xFFFFF))
         + host
-        + _scope.pack(_in_range("scope_id", scope_id, 0xFFFFFFFF))
+        + _scope.pack(_unsigned(scope_id))
     )
 
 
 def _in_range(what: str, value: int, most: int) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{what} must be int, not {type(value).__name__}")
-    if not 0 <= value <= most:
+    number = operator.index(value)
+    if not 0 <= number <= most:
         raise OverflowError(f"sendto(): {what} must be 0-{most}.")
-    return value
+    return number
+
+
+def _unsigned(value: int) -> int:
+    return operator.index(value) & 0xFFFFFFFF  # as sendto takes these two
 
 
 def _pack_unix(address: Any) -> bytes:
-    if not isinstance(address, str | bytes | bytearray):
-        raise TypeError(f"AF_UNIX address must be str or bytes, not {type(address).__name__}")
-    path = os.fsencode(address) if isinstance(address, str) else bytes(address)
+    path = os.fsencode(address) if isinstance(address, str) else memoryview(address).tobytes()
     named = path[:1] not in (b"", b"\0")  # the others are abstract, and not ended by a NUL
     if len(path) > _PATH_MAX - named:
         raise OSError("AF_UNIX path too long")
