@@ -76,7 +76,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         if type(sock) is not socket.socket or self._debug:
             self._check_socket(sock)
         fd, emptied = sock.fileno(), self._kept.emptied
-        if fd in emptied:
+        if fd in emptied and n > 0:  # what needs no bytes, or fails, does not wait for any
             emptied.remove(fd)
         else:
             try:
@@ -110,7 +110,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         self._check_socket(sock)
-        if not self._was_emptied(sock):
+        if not self._was_emptied(sock) or not _takes_bytes(buf):
             try:
                 return sock.recv_into(buf)
             except _WOULD_BLOCK:
@@ -248,6 +248,11 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                     waiting = self.create_future()
         finally:
             self._kept.release(first)
+
+
+def _takes_bytes(buf: Any) -> bool:
+    with memoryview(buf) as view:
+        return view.nbytes > 0 and not view.readonly
 
 
 class _Target:
