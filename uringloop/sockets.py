@@ -46,8 +46,8 @@ class KeptSockets:
         self.emptied: set[int] = set()  # a call had to wait, and then received all that there was
 
     def keep(self, call: object, sock: socket.socket) -> None:
-        # What socket.socket counts its users with.
-        if type(sock) is socket.socket or isinstance(getattr(sock, "_io_refs", None), int):
+        # socket.socket counts its users so. What only stands for a socket may show the count, but not let it be set.
+        if isinstance(sock, socket.socket):
             sock._io_refs += 1  # type: ignore[attr-defined]
             self._socks[call] = sock
 
