@@ -3,7 +3,9 @@
  *
  * The linker puts these functions in the place of malloc, calloc and realloc; see the Makefile.
  */
+#include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "driver.h"
@@ -232,6 +234,79 @@ static void a_wake_is_heard_after_memory_was_out(void) {
     driver_close(driver);
 }
 
+static bool is_lost(const struct driver *driver) {
+    return driver->note_count && driver->notes[driver->note_count - 1].kind == UL_EVENT_ENDPOINT_LOST;
+}
+
+static void an_endpoint_closed_without_memory_is_lost(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    int fds[2];
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, fds));
+    int32_t token = ul_endpoint_open(driver->endpoints, fds[0], 0);
+    ul_endpoint_read(driver->endpoints, token, true);
+    driver_fence(driver);
+    fill_the_ring(driver, fds[0]);
+    ul_endpoint_close(driver->endpoints, token);
+    before_failure = -1;
+    UNTIL(driver, is_lost(driver));
+    close(fds[0]);
+    close(fds[1]);
+    driver_close(driver);
+}
+
+/* An endpoint on a Unix socket, with more to send than the other one takes. */
+static int32_t open_full(struct driver *driver, int *fds) {
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, fds));
+    int32_t token = ul_endpoint_open(driver->endpoints, fds[0], 0);
+    for (int i = 0; i < 1000; i++)
+        ul_endpoint_write(driver->endpoints, token, data, 100, "", 0);
+    return token;
+}
+
+static void a_full_endpoint_aborted_without_memory_is_lost(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    int fds[2];
+    int32_t token = open_full(driver, fds);
+    driver_fence(driver);
+    fill_the_ring(driver, fds[0]);
+    ul_endpoint_abort(driver->endpoints, token);
+    before_failure = -1;
+    UNTIL(driver, is_lost(driver));
+    close(fds[0]);
+    close(fds[1]);
+    driver_close(driver);
+}
+
+static void a_full_endpoint_waits_for_room_though_memory_was_out(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    int fds[2], quiet[2];
+    int32_t polls[4]; /* as many as the SQ holds, and none of them ends the sleep */
+    SYSTEM(pipe(quiet));
+    int32_t token = open_full(driver, fds);
+    for (int i = 0; i < 4; i++)
+        polls[i] = ul_operation_poll(driver->operations, quiet[0], POLLIN);
+    before_failure = 0;
+    failures = ALL;
+    int64_t started = check_now_ns();
+    CHECK_INT(ul_reactor_tick(driver->reactor, 3000 * MILLISECOND), ==, 0);
+    before_failure = -1;
+    CHECK_INT(check_now_ns() - started, <, 2000 * MILLISECOND);
+    CHECK_UNTIL(ul_endpoint_queued(driver->endpoints, token) == 0, {
+        while (recv(fds[1], data, sizeof data, MSG_DONTWAIT) > 0)
+            continue;
+        driver_tick(driver, MILLISECOND);
+    });
+    ul_endpoint_close(driver->endpoints, token);
+    for (int i = 0; i < 4; i++)
+        ul_operation_cancel(driver->operations, polls[i]);
+    UNTIL(driver, is_lost(driver));
+    for (int i = 0; i < 2; i++) {
+        close(fds[i]);
+        close(quiet[i]);
+    }
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -242,5 +317,8 @@ int main(int count, char **arguments) {
     RUN(a_stream_that_could_not_leave_its_slot_is_lost);
     RUN(a_waiting_send_aborted_without_memory_is_over);
     RUN(a_wake_is_heard_after_memory_was_out);
+    RUN(an_endpoint_closed_without_memory_is_lost);
+    RUN(a_full_endpoint_aborted_without_memory_is_lost);
+    RUN(a_full_endpoint_waits_for_room_though_memory_was_out);
     return check_end();
 }

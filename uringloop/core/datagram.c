@@ -51,6 +51,28 @@ void ul_endpoint_list_for_flush(struct ul_endpoints *endpoints, struct ul_endpoi
     ul_token_list_push(&endpoints->to_flush, endpoint->entry.token);
 }
 
+void ul_endpoint_try_again(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    endpoints->urgent = true;
+    ul_endpoint_list_for_flush(endpoints, endpoint);
+}
+
+void ul_endpoint_cancel(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, enum ul_request request) {
+    if (ul_cancel(endpoints->engine, ul_user_data(request, endpoint->entry.token)) == 0)
+        return;
+    endpoint->cancel_due = true;
+    ul_endpoint_try_again(endpoints, endpoint);
+}
+
+static void ul_endpoint_cancel_again(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
+    if (!endpoint->cancel_due)
+        return;
+    endpoint->cancel_due = false;
+    if (endpoint->read_state == UL_ENDPOINT_READ_STOPPING)
+        ul_endpoint_cancel(endpoints, endpoint, UL_REQUEST_RECVMSG);
+    if (endpoint->life == UL_ENDPOINT_ABORTING && endpoint->send_state == UL_ENDPOINT_SEND_FULL)
+        ul_endpoint_cancel(endpoints, endpoint, UL_REQUEST_DATAGRAM_ROOM);
+}
+
 void ul_endpoint_tell_error(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, int error) {
     endpoints->engine->stats.datagram_errors++;
     if (endpoint->life == UL_ENDPOINT_OPEN || endpoint->life == UL_ENDPOINT_CLOSING)
@@ -149,7 +171,7 @@ int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token) {
     ul_endpoint_send_at_last(endpoints, endpoint);
     ul_endpoint_stop_reading(endpoints, endpoint, UL_ENDPOINT_READ_ENDED);
     if (endpoint->send_state == UL_ENDPOINT_SEND_FULL)
-        ul_cancel(endpoints->engine, ul_user_data(UL_REQUEST_DATAGRAM_ROOM, token));
+        ul_endpoint_cancel(endpoints, endpoint, UL_REQUEST_DATAGRAM_ROOM);
     if (endpoint->send_state == UL_ENDPOINT_SEND_OFFERED)
         endpoints->urgent = true; /* it is being read from, and is dropped when that is over */
     else
@@ -187,6 +209,7 @@ void ul_endpoints_flush(struct ul_endpoints *endpoints) {
         if (!endpoint)
             continue;
         endpoint->to_flush = false;
+        ul_endpoint_cancel_again(endpoints, endpoint);
         ul_endpoint_flush(endpoints, endpoint);
     }
     ul_endpoints_feed_starved(endpoints);

@@ -52,6 +52,7 @@ struct ul_endpoint {
     struct ul_datagram *first, *last;
     uint8_t life, read_state, send_state;
     bool read_wanted;
+    bool cancel_due; /* there was no memory for a request that ends another */
     bool to_flush, to_confirm, starved; /* in the list of that name */
 };
 
@@ -65,7 +66,8 @@ struct ul_endpoints {
     struct ul_token_list to_confirm; /* has a send submitted, or about to be */
     struct ul_token_list starved;    /* waits for a buffer */
     struct ul_token_list lost;       /* over, but not reported yet */
-    bool urgent; /* the next enter must not sleep: what it confirms has something to tell, or endpoints starve while there are buffers */
+    /* The next enter must not sleep: what it confirms has something to tell, endpoints starve while there are buffers, or memory was out. */
+    bool urgent;
 };
 
 void ul_endpoints_init(struct ul_endpoints *endpoints, struct ul_engine *engine, uint32_t buffer_count);

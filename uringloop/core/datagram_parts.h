@@ -10,6 +10,12 @@ struct io_uring_sqe *ul_endpoint_request(struct ul_endpoints *endpoints, struct 
 /* Look at it again at the end of the turn, or of the enter. */
 void ul_endpoint_list_for_flush(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint);
 
+/* What there was no memory for is done again by the next flush, and the loop does not sleep before. */
+void ul_endpoint_try_again(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint);
+
+/* Cancel a request of this endpoint. */
+void ul_endpoint_cancel(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, enum ul_request request);
+
 /* Tell of an error that concerns one datagram. */
 void ul_endpoint_tell_error(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, int error);
 

@@ -39,7 +39,7 @@ void ul_endpoint_stop_reading(struct ul_endpoints *endpoints, struct ul_endpoint
     endpoint->read_wanted = false;
     if (endpoint->read_state == UL_ENDPOINT_READ_ARMED) {
         endpoint->read_state = UL_ENDPOINT_READ_STOPPING;
-        ul_cancel(endpoints->engine, ul_user_data(UL_REQUEST_RECVMSG, endpoint->entry.token));
+        ul_endpoint_cancel(endpoints, endpoint, UL_REQUEST_RECVMSG);
     } else if (endpoint->read_state != UL_ENDPOINT_READ_STOPPING && endpoint->read_state != UL_ENDPOINT_READ_ENDED) {
         endpoint->read_state = (uint8_t)at_rest;
     }

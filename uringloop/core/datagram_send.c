@@ -131,7 +131,7 @@ void ul_endpoint_confirm_send(struct ul_endpoint *endpoint, struct ul_stats *sta
 static void ul_endpoint_wait_for_room(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
     struct io_uring_sqe *sqe = ul_endpoint_request(endpoints, endpoint, IORING_OP_POLL_ADD, UL_REQUEST_DATAGRAM_ROOM);
     if (!sqe) {
-        ul_endpoint_list_for_flush(endpoints, endpoint); /* memory is out: try again with the next turn */
+        ul_endpoint_try_again(endpoints, endpoint);
         return;
     }
     sqe->op_flags = POLLOUT;
