@@ -219,7 +219,7 @@ class RingSelector(_BaseSelectorImpl):
         if kind == EVENT_DONE:
             self._on_done(token, a)
         elif kind == EVENT_ACCEPTED:
-            self._on_accepted(token, a)
+            self._on_accepted(token, a, b)
         elif kind == EVENT_EOF:
             self.streams[token].on_eof()
         elif kind == EVENT_LOST:
@@ -255,10 +255,10 @@ class RingSelector(_BaseSelectorImpl):
         else:
             self._on_poll(token, result)
 
-    def _on_accepted(self, token: int, fd: int) -> None:
+    def _on_accepted(self, token: int, fd: int, stopped: int) -> None:
         listener = self.listeners.get(token)
         if listener is not None:
-            listener.on_accepted(fd)
+            listener.on_accepted(fd, stopped)
         elif fd >= 0:
             os.close(fd)  # accepted in the tick in which its server was closed
 

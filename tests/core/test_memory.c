@@ -4,6 +4,7 @@
  * The linker puts these functions in the place of malloc, calloc and realloc; see the Makefile.
  */
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -307,6 +308,62 @@ static void a_full_endpoint_waits_for_room_though_memory_was_out(void) {
     driver_close(driver);
 }
 
+static void a_listener_closed_without_memory_says_so(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    int listener = listen_on_loopback(1);
+    int32_t token = ul_listener_open(driver->listeners, listener);
+    driver_fence(driver);
+    fill_the_ring(driver, listener);
+    CHECK_INT(ul_listener_close(driver->listeners, token), ==, -ENOMEM);
+    before_failure = -1;
+    driver_fence(driver);
+    CHECK_INT(ul_listener_close(driver->listeners, token), ==, 0);
+    CHECK_INT(ul_listener_close(driver->listeners, token), ==, 0);
+    UNTIL(driver, driver_report(driver).listeners == 0);
+    close(listener);
+    driver_close(driver);
+}
+
+static void *run_once(void *driver) {
+    *(struct driver **)driver = driver_open(&tiny_setting->options);
+    driver_fence(*(struct driver **)driver);
+    ul_reactor_end((*(struct driver **)driver)->reactor);
+    return NULL;
+}
+
+/* A loop that has changed its thread accepts one by one: every connection has to be followed by another request. */
+static void a_connection_behind_which_there_is_no_memory_tells_it(void) {
+    struct driver *driver;
+    pthread_t thread;
+    int listener = listen_on_loopback(2), clients[2];
+    SYSTEM(pthread_create(&thread, NULL, run_once, &driver));
+    SYSTEM(pthread_join(thread, NULL));
+    int32_t token = ul_listener_open(driver->listeners, listener);
+    CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
+    driver_fence(driver);
+    clients[0] = connect_to(listener);
+    ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0);
+    CHECK_INT(ul_reactor_flush(driver->reactor), ==, 0); /* what the poll has found is there, and is taken in the next tick */
+    fill_the_ring(driver, listener);
+    const int32_t *event = ul_reactor_events(driver->reactor), *end = event + UL_EVENT_INTS * ul_reactor_tick(driver->reactor, 0);
+    before_failure = -1;
+    while (event < end && event[0] != UL_EVENT_ACCEPTED)
+        event += UL_EVENT_INTS;
+    CHECK(event < end);
+    close(SYSTEM(event[2]));
+    CHECK_INT(event[3], ==, -ENOMEM);
+    driver_fence(driver);
+    CHECK_INT(ul_listener_start(driver->listeners, token), ==, 0);
+    clients[1] = connect_to(listener);
+    UNTIL(driver, driver->accepted_count == 1);
+    close(SYSTEM(driver->accepted[0].fd));
+    close(clients[0]);
+    close(clients[1]);
+    CHECK_INT(ul_listener_close(driver->listeners, token), ==, 0);
+    close(listener);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -320,5 +377,7 @@ int main(int count, char **arguments) {
     RUN(an_endpoint_closed_without_memory_is_lost);
     RUN(a_full_endpoint_aborted_without_memory_is_lost);
     RUN(a_full_endpoint_waits_for_room_though_memory_was_out);
+    RUN(a_listener_closed_without_memory_says_so);
+    RUN(a_connection_behind_which_there_is_no_memory_tells_it);
     return check_end();
 }

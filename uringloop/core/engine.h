@@ -12,7 +12,7 @@
 /* What Python hears. An event is four int32: kind, token, and two values. */
 enum ul_event_kind {
     UL_EVENT_DATA = 0,     /* stream; start, stop: offsets into the buffer pool, good until the next tick */
-    UL_EVENT_ACCEPTED = 1, /* listener; fd or -errno, 0 */
+    UL_EVENT_ACCEPTED = 1, /* listener; fd or -errno; behind an fd, 0 or -errno: accepting has stopped */
     UL_EVENT_EOF = 2,      /* stream; 0, 0: the peer will send no more */
     UL_EVENT_LOST = 3,     /* stream; errno or 0, 0: all its requests are done, its slot is empty, its token is void */
     UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */

@@ -55,13 +55,16 @@ int ul_listener_close(struct ul_listeners *listeners, int32_t token) {
     struct ul_listener *listener = ul_table_get(&listeners->table, token);
     if (!listener)
         return -ENOENT;
-    if (listener->state == UL_LISTENER_ARMED) {
-        listener->state = UL_LISTENER_CLOSING;
-        ul_cancel(listeners->engine, ul_user_data(ul_listener_request(listener), token));
-    } else if (listener->state == UL_LISTENER_IDLE) {
+    if (listener->state == UL_LISTENER_IDLE) {
         ul_table_free(&listeners->table, listener);
+        return 0;
     }
-    return 0;
+    listener->state = UL_LISTENER_CLOSING;
+    if (listener->cancelling)
+        return 0;
+    int error = ul_cancel(listeners->engine, ul_user_data(ul_listener_request(listener), token));
+    listener->cancelling = error == 0;
+    return error;
 }
 
 /* Errors of one connection, or of the moment; accept(2) says to go on after them. What is left is either a lack that the owner must wait
@@ -86,26 +89,26 @@ static bool ul_accept_goes_on_after(int error) {
     }
 }
 
-static void ul_listener_stop(struct ul_listeners *listeners, struct ul_listener *listener, int error) {
-    listener->state = UL_LISTENER_IDLE;
-    ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, -error, 0);
+/* After the last completion of an accept: 0 if the next one is armed, or -errno. */
+static int ul_listener_go_on(struct ul_listeners *listeners, struct ul_listener *listener, int32_t result) {
+    if (result < 0 && !ul_accept_goes_on_after(-result))
+        return result;
+    listeners->engine->stats.accept_rearms++;
+    listeners->engine->stats.accept_ends[ul_end_of(result)]++;
+    return ul_listener_arm(listeners, listener);
 }
 
+/* A completion makes one event at the most, so a connection and the end of accepting are told in one. */
 static void ul_listener_on_accept(struct ul_listeners *listeners, struct ul_listener *listener, const struct io_uring_cqe *cqe) {
+    int stopped = cqe->flags & IORING_CQE_F_MORE ? 0 : ul_listener_go_on(listeners, listener, cqe->res);
+    if (stopped < 0)
+        listener->state = UL_LISTENER_IDLE;
     if (cqe->res >= 0) {
         listeners->engine->stats.accepts++;
-        ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, cqe->res, 0);
+        ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, cqe->res, stopped);
+    } else if (stopped < 0) {
+        ul_emit(listeners->engine, UL_EVENT_ACCEPTED, listener->entry.token, stopped, 0);
     }
-    if (cqe->flags & IORING_CQE_F_MORE)
-        return;
-    if (cqe->res < 0 && !ul_accept_goes_on_after(-cqe->res)) {
-        ul_listener_stop(listeners, listener, -cqe->res);
-        return;
-    }
-    listeners->engine->stats.accept_rearms++;
-    listeners->engine->stats.accept_ends[ul_end_of(cqe->res)]++;
-    if (ul_listener_arm(listeners, listener) < 0 && cqe->res < 0)
-        ul_listener_stop(listeners, listener, ENOMEM);
 }
 
 static void ul_listener_on_acceptable(struct ul_listeners *listeners, struct ul_listener *listener, const struct io_uring_cqe *cqe) {

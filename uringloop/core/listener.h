@@ -13,14 +13,15 @@
 enum ul_listener_state {
     UL_LISTENER_IDLE,    /* after an error that waiting may mend; the owner starts it again */
     UL_LISTENER_ARMED,   /* an accept, or a poll, is in flight */
-    UL_LISTENER_CLOSING, /* so is its cancel; connections that still come are closed */
+    UL_LISTENER_CLOSING, /* it still is; connections that come are closed */
 };
 
 struct ul_listener {
     struct ul_entry entry;
     int fd;
     uint8_t state;
-    bool polls; /* its ring was lost once */
+    bool polls;      /* its ring was lost once */
+    bool cancelling; /* what is in flight, as it is CLOSING */
 };
 
 struct ul_listeners {
@@ -32,11 +33,11 @@ void ul_listeners_init(struct ul_listeners *listeners, struct ul_engine *engine)
 void ul_listeners_destroy(struct ul_listeners *listeners);
 
 /* Accept on this listening socket: its token, or -ENOMEM. Connections come as ACCEPTED, non-blocking and close-on-exec. An ACCEPTED with
- * -errno means that accepting has stopped until ul_listener_start. */
+ * -errno, in place of the connection or behind it, means that accepting has stopped until ul_listener_start: 0, or -ENOMEM. */
 int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
 int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 
-/* Stop accepting; nothing more comes from this token. */
+/* Stop accepting; nothing more comes from this token. -ENOMEM: it still takes connections, and closes them, until this is called again. */
 int ul_listener_close(struct ul_listeners *listeners, int32_t token);
 
 /* For the reactor. */

@@ -44,7 +44,7 @@ class Listener:
         # An fd is all that a transport needs; TLS goes the way of asyncio's transports, which have a socket.
         self._is_plain = tls is None and sock.family in addresses.FAMILIES
         self._context = contextvars.copy_context() if context is None else context
-        self._retry: asyncio.TimerHandle | None = None
+        self._retry: asyncio.Handle | None = None
         set_nodelay(sock)  # accepted sockets inherit it: no system call for each
         if server is not None:
             compat.count_clients(server, loop._selector.streams)
@@ -56,15 +56,22 @@ class Listener:
         if self._retry is not None:
             self._retry.cancel()
         del self._loop._selector.listeners[self._token]
-        self._loop._reactor.listener_close(self._token)
+        self._stop_accepting()
+
+    def _stop_accepting(self) -> None:
+        stopped = self._loop._reactor.listener_close(self._token)
         # Now, not at the end of the tick: an armed accept keeps the port open though its socket is closed.
         self._loop._reactor.flush()
+        if stopped == -errno.ENOMEM:
+            self._loop.call_soon(self._stop_accepting)
 
-    def on_accepted(self, fd: int) -> None:
-        """A connection, or -errno when accepting has stopped."""
+    def on_accepted(self, fd: int, stopped: int) -> None:
+        """A connection, or -errno when accepting has stopped; `stopped` is that of one behind which it has, else 0."""
         if fd < 0:
             self._on_failed(-fd)
             return
+        if stopped:
+            self._retry = self._loop.call_soon(self._on_failed, -stopped)
         sock = fd if self._is_plain else socket.socket(fileno=fd)
         try:
             context = self._context.copy()  # what the protocol changes is changed for this connection
@@ -99,4 +106,6 @@ class Listener:
 
     def _accept_again(self) -> None:
         self._retry = None
-        self._loop._reactor.listener_start(self._token)
+        stopped = self._loop._reactor.listener_start(self._token)
+        if stopped:
+            self._on_failed(-stopped)
