@@ -18,6 +18,7 @@ pytestmark = pytest.mark.tiny_ring
 
 KIB = 1 << 10
 LARGEST = {"udp4": 65507, "udp6": 65527, "unix": 200 * KIB}  # the last is what the usual send buffer allows
+UDP_SEGMENT = 103  # of linux/udp.h
 SENDS_EMPTY = sys.version_info >= (3, 13)  # asyncio drops an empty datagram before that
 
 
@@ -158,6 +159,19 @@ async def test_datagrams_of_one_turn_keep_their_lengths_and_addresses(endpoint: 
     await fence()
     assert [[peer.recv(100) for _ in theirs] for peer, theirs in zip(peers, sent, strict=True)] == sent
     assert protocol.errors == []
+
+
+async def test_kernel_cuts_each_datagram_as_its_socket_was_told_to(endpoint: Make, plain: Kind) -> None:
+    sock, peer = plain.socket(), plain.socket()
+    plain.opened.remove(sock)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 100)
+    protocol = await endpoint(sock=sock)
+    for data in (b"a" * 250, b"b" * 250):
+        protocol.transport.sendto(data, peer.getsockname())
+    await fence()
+    cut = [data * length for data in (b"a", b"b") for length in (100, 100, 50)]
+    assert [peer.recv(1000) for _ in cut] == cut
 
 
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no Unix datagrams

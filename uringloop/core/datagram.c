@@ -97,10 +97,15 @@ static int ul_endpoints_open_buffers(struct ul_endpoints *endpoints) {
     return ul_buffers_open(&endpoints->buffers, ring, UL_DATAGRAM_GROUP, endpoints->buffer_count, UL_DATAGRAM_BUFFER_BYTES, false);
 }
 
-static bool ul_is_udp(int fd) {
-    int protocol = 0;
-    socklen_t length = sizeof protocol;
-    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 && protocol == IPPROTO_UDP;
+static int ul_socket_option(int fd, int level, int name) {
+    int value = 0;
+    socklen_t length = sizeof value;
+    return getsockopt(fd, level, name, &value, &length) == 0 ? value : 0;
+}
+
+/* Only UDP's, and those of which the owner has not told the kernel how to cut each: for what is joined that would not hold. */
+static bool ul_may_join(int fd) {
+    return ul_socket_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_UDP && ul_socket_option(fd, IPPROTO_UDP, UDP_SEGMENT) == 0;
 }
 
 int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhead) {
@@ -119,7 +124,7 @@ int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhe
     }
     endpoint->fd = fd;
     endpoint->overhead = overhead;
-    endpoint->join_below = ul_is_udp(fd) ? UINT32_MAX : 0;
+    endpoint->join_below = ul_may_join(fd) ? UINT32_MAX : 0;
     endpoint->low_water = -1;
     return endpoint->entry.token;
 }

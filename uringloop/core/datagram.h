@@ -45,7 +45,7 @@ struct ul_endpoint {
     int fd;              /* the owner's; it must stay open until LOST */
     uint32_t overhead;   /* what a queued datagram counts beside its bytes */
     uint32_t in_flight;  /* waiting requests */
-    uint32_t join_below; /* shorter ones may be sent several as one; 0: none, it is not UDP's */
+    uint32_t join_below; /* shorter ones may be sent several as one; 0: none, see ul_may_join */
     int64_t low_water;   /* tell when the queue is at or below this; negative: do not */
     uint64_t asked_at;   /* the ring's count of enters when the last send was offered; valid while to_confirm */
     uint64_t queued;     /* bytes and overheads */

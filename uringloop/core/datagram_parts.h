@@ -2,7 +2,13 @@
 #ifndef UL_DATAGRAM_PARTS_H
 #define UL_DATAGRAM_PARTS_H
 
+#include <netinet/udp.h>
+
 #include "datagram.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* glibc's headers have it from 2.28 on */
+#endif
 
 /* An SQE on the endpoint's socket; counted if it waits, listed for confirmation if it is inline. NULL when memory is out. */
 struct io_uring_sqe *ul_endpoint_request(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint, uint8_t opcode, enum ul_request request);

@@ -14,7 +14,6 @@
  */
 #include <assert.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -22,10 +21,6 @@
 
 #include "datagram_parts.h"
 #include "ring_fault.h"
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103 /* glibc's headers have it from 2.28 on */
-#endif
 
 /* Datagrams of one sendmmsg: their headers, 104 bytes each, are on the stack. It is also the most that Linux before 6.9 takes as one. */
 #define UL_SEND_BATCH 64

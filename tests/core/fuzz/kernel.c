@@ -456,7 +456,7 @@ int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flag
     return (int)(1 + input_below(count));
 }
 
-/* A socket's protocol, or the bytes of its receive buffer. */
+/* A socket's protocol, the length that it cuts datagrams into, or the bytes of its receive buffer. */
 int fuzz_getsockopt(int fd, int level, int name, void *value, socklen_t *length) {
     (void)fd, (void)level;
     if (input_one_in(4))
