@@ -161,6 +161,27 @@ async def test_connections_that_come_all_at_once_are_all_accepted(family: str, t
     await closed(server)
 
 
+async def test_client_that_has_reset_its_connection_before_it_is_accepted(tmp_path: Path) -> None:
+    class Named(Recorder):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            names.append(transport.get_extra_info("peername"))
+            made.append(self)
+
+    names: list[Address] = []
+    made: list[Named] = []
+    server = await listen("tcp", Named, tmp_path)
+    await fence()
+    peer = Peer(connect_plainly(address_of(server)))
+    own = peer.sock.getsockname()
+    peer.reset()
+    await eventually(lambda: made)
+    assert isinstance(await made[0].lost(), ConnectionResetError)
+    # asyncio remembers what accept() told; the others ask the socket, which has no peer any more.
+    assert names == [per_loop(asyncio=own, uvloop=None, uringloop=None)]
+    await closed(server)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Stopping
 # ---------------------------------------------------------------------------------------------------------------------
