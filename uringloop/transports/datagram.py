@@ -117,9 +117,13 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         try:
             self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
+            self._loop.call_soon(self._begin, waiter)  # if the loop is run again
             raise
         except BaseException as exc:
             self._report(exc, "connection_made")
+        self._begin(waiter)
+
+    def _begin(self, waiter: asyncio.Future[None] | None) -> None:
         self._receive()
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -291,12 +291,19 @@ class WritePipeTransport(NativeTransport):
         """Call connection_made, then watch the reader."""
         try:
             self._context.run(self._protocol.connection_made, self)
-            if self._watched is not None and self._life in (Life.OPEN, Life.CLOSING):
-                self._reader_gone = _Poll(self._loop, self._fd, self._watched, self._on_reader_gone)
         except (SystemExit, KeyboardInterrupt):
+            self._loop.call_soon(self._begin, waiter)  # if the loop is run again
             raise
         except BaseException as exc:
             self._report(exc, "Error in protocol.connection_made()")
+        self._begin(waiter)
+
+    def _begin(self, waiter: asyncio.Future[None] | None) -> None:
+        if self._watched is not None and self._life in (Life.OPEN, Life.CLOSING):
+            try:
+                self._reader_gone = _Poll(self._loop, self._fd, self._watched, self._on_reader_gone)
+            except OSError as exc:  # no memory
+                self._report(exc, "Cannot watch for the end of a pipe's reader")
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 

@@ -97,9 +97,13 @@ class ReceivingTransport:
         try:
             self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):
+            self._loop.call_soon(self._begin, waiter)  # if the loop is run again
             raise
         except BaseException as exc:  # as on asyncio it goes on: whoever made the connection may close it
             self._report(exc, "Error in protocol.connection_made()")
+        self._begin(waiter)
+
+    def _begin(self, waiter: asyncio.Future[None] | None) -> None:
         if waiter is None:
             self._start_receiving()
             return
