@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datagrams import Datagrams
+from datagrams import Datagrams, native_only
 from support import (
     Journal,
     LoopFactory,
+    Peer,
     Recorder,
     address_of,
     connect_plainly,
@@ -152,3 +154,126 @@ def test_endpoint_that_is_made_goes_on(new_loop: LoopFactory, error: Error) -> N
         await protocol.lost()
 
     loop.run_until_complete(finish())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# eof_received, pause_writing and resume_writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+MORE_THAN_THE_KERNEL_TAKES = 4 << 20  # of a socket pair or a pipe
+
+
+def connected(loop: asyncio.AbstractEventLoop, protocol: Journal) -> Peer:
+    """Connects the protocol to a peer; nothing has been interrupted yet."""
+    near, far = socket.socketpair()
+    loop.run_until_complete(loop.connect_accepted_socket(lambda: protocol, near))
+    return Peer(far)
+
+
+def test_end_of_file_is_told_once_more(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+    protocol = Stream("eof_received", error)
+    peer = connected(loop, protocol)
+    peer.close()
+    run_out(loop, error)
+    assert loop.run_until_complete(protocol.lost()) is None
+    assert protocol.calls == ["connection_made", "eof_received", "eof_received", "connection_lost"]
+
+
+def write(protocol: Journal) -> None:
+    protocol.transport.write(bytes(MORE_THAN_THE_KERNEL_TAKES))
+
+
+def write_many(protocol: Journal) -> None:
+    for _ in range(MORE_THAN_THE_KERNEL_TAKES // 1000):
+        protocol.transport.write(bytes(1000))
+
+
+def lower_the_limits(protocol: Journal) -> None:
+    protocol.transport.set_write_buffer_limits(1 << 30)
+    write_many(protocol)
+    protocol.transport.set_write_buffer_limits(0)
+
+
+@pytest.mark.parametrize("how", [write_many, lower_the_limits])
+def test_paused_writer_hears_that_it_may_go_on(
+    new_loop: LoopFactory, error: Error, how: Callable[[Journal], None]
+) -> None:
+    loop = new_loop()
+    protocol = Stream("pause_writing", error)
+    peer = connected(loop, protocol)
+    loop.call_soon(how, protocol)
+    run_out(loop, error)
+    assert protocol.calls == ["connection_made", "pause_writing"]
+
+    async def finish() -> None:
+        receiving = asyncio.create_task(peer.receive_all())
+        await protocol.called("resume_writing")
+        protocol.transport.close()
+        await protocol.lost()
+        await receiving
+        await loop.shutdown_default_executor()
+
+    loop.run_until_complete(finish())
+    peer.close()
+
+
+@pytest.mark.only_on("uringloop")  # on asyncio it is never lost
+def test_closed_connection_is_lost_when_all_is_sent(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+    protocol = Stream("resume_writing", error)
+    peer = connected(loop, protocol)
+    write(protocol)
+    protocol.transport.close()
+    receiving = loop.create_task(peer.receive_all())
+    run_out(loop, error)
+
+    async def finish() -> None:
+        assert await protocol.lost() is None
+        assert len(await soon(receiving)) == MORE_THAN_THE_KERNEL_TAKES
+        await loop.shutdown_default_executor()
+
+    loop.run_until_complete(finish())
+    peer.close()
+
+
+@pytest.mark.only_on("uringloop")  # on asyncio it is never lost
+def test_closed_pipe_is_lost_when_all_is_written(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+    protocol = Stream("resume_writing", error)
+    read_end, write_end = os.pipe()
+    loop.run_until_complete(loop.connect_write_pipe(lambda: protocol, os.fdopen(write_end, "wb", 0)))
+    write(protocol)
+    protocol.transport.close()
+
+    def read_all() -> int:
+        with open(read_end, "rb") as file:
+            return len(file.read())
+
+    reading = loop.run_in_executor(None, read_all)
+    run_out(loop, error)
+
+    async def finish() -> None:
+        assert await protocol.lost() is None
+        assert await soon(reading) == MORE_THAN_THE_KERNEL_TAKES
+        await loop.shutdown_default_executor()
+
+    loop.run_until_complete(finish())
+
+
+@native_only
+@pytest.mark.only_on("uringloop")  # asyncio's are paused only where the kernel does not take a datagram at once
+def test_paused_endpoint_hears_that_it_may_go_on(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+    protocol = Datagram("pause_writing", error)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        making = loop.create_datagram_endpoint(lambda: protocol, remote_addr=peer.getsockname())
+        transport, _ = loop.run_until_complete(making)
+        transport.set_write_buffer_limits(0)
+        loop.call_soon(transport.sendto, b"hello")
+        run_out(loop, error)
+        loop.run_until_complete(protocol.called("resume_writing"))
+        transport.close()
+        loop.run_until_complete(protocol.lost())
+        assert peer.recv(10) == b"hello"

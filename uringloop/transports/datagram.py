@@ -289,8 +289,10 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
                 return
         queued = self._endpoint_write(self._endpoints, self._token, data, len(data), name, len(name))
         if queued > self._high_water:
-            self._maybe_pause_protocol()
-            self._ask_for_drained()
+            try:
+                self._maybe_pause_protocol()
+            finally:  # also if the protocol lets KeyboardInterrupt or SystemExit out
+                self._ask_for_drained()
         elif queued < 0:
             self._on_not_queued(-queued)
 
@@ -315,8 +317,10 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         return 0 if self._life is Life.LOST else self._reactor.endpoint_queued(self._token)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        super().set_write_buffer_limits(high, low)
-        self._ask_for_drained()
+        try:
+            super().set_write_buffer_limits(high, low)
+        finally:
+            self._ask_for_drained()
 
     def _ask_for_drained(self) -> None:
         if self._protocol_paused and self._life in (Life.OPEN, Life.CLOSING):
@@ -324,8 +328,10 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
 
     def on_drained(self) -> None:
         """No more is queued than the low limit."""
-        self._maybe_resume_protocol()
-        self._ask_for_drained()
+        try:
+            self._maybe_resume_protocol()
+        finally:
+            self._ask_for_drained()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -384,10 +384,12 @@ class WritePipeTransport(NativeTransport):
         if self._buffer and not self._waits_for_room():
             return
         self._at_once = not self._buffer and self._life is Life.OPEN
-        if len(self._buffer) <= self._low_water:
-            self._maybe_resume_protocol()  # which may write, or close
-        if self._life is Life.CLOSING and not self._buffer:
-            self._force_close(None)
+        try:
+            if len(self._buffer) <= self._low_water:
+                self._maybe_resume_protocol()  # which may write, or close
+        finally:  # also if the protocol lets KeyboardInterrupt or SystemExit out
+            if self._life is Life.CLOSING and not self._buffer:
+                self._force_close(None)
 
     def _on_write_failed(self, exc: BaseException) -> None:
         message = "Fatal write error on pipe transport"

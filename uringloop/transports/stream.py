@@ -209,6 +209,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         try:
             keep_open = self._context.run(self._protocol.eof_received)
         except (SystemExit, KeyboardInterrupt):
+            self._loop.call_soon(self.on_eof)  # once more, if the loop is run again: as on asyncio
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
@@ -274,16 +275,20 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         return True
 
     def _over_high_water(self) -> None:
-        self._maybe_pause_protocol()
-        self._ask_for_drained()
+        try:
+            self._maybe_pause_protocol()
+        finally:  # also if the protocol lets KeyboardInterrupt or SystemExit out
+            self._ask_for_drained()
 
     def get_write_buffer_size(self) -> int:
         return 0 if self._life is Life.LOST else self._reactor.stream_queued(self._token)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        super().set_write_buffer_limits(high, low)
-        if self._life is Life.OPEN:
-            self._ask_for_drained()
+        try:
+            super().set_write_buffer_limits(high, low)
+        finally:
+            if self._life is Life.OPEN:
+                self._ask_for_drained()
 
     def _ask_for_drained(self) -> None:
         if self._protocol_paused:
@@ -296,17 +301,19 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         for _ in range(released):
             self._pinned.popleft()
         # Since then more may have gone, in the same tick, or been written: there will be no event for what is over.
-        if self.get_write_buffer_size() <= self._low_water:
-            self._draining = True
-            self._maybe_resume_protocol()
+        try:
+            if self.get_write_buffer_size() <= self._low_water:
+                self._draining = True
+                self._maybe_resume_protocol()
+        finally:  # also if the protocol lets KeyboardInterrupt or SystemExit out
             self._draining = False
-        waiter = self._empty_waiter
-        if waiter is not None and not waiter.done() and not self.get_write_buffer_size():
-            waiter.set_result(None)
-        if self._life in (Life.OPEN, Life.CLOSING):
-            self._ask_for_drained()
-        if self._life is Life.CLOSING:
-            self._reactor.stream_close(self._token)
+            waiter = self._empty_waiter
+            if waiter is not None and not waiter.done() and not self.get_write_buffer_size():
+                waiter.set_result(None)
+            if self._life in (Life.OPEN, Life.CLOSING):
+                self._ask_for_drained()
+            if self._life is Life.CLOSING:
+                self._reactor.stream_close(self._token)
 
     def can_write_eof(self) -> bool:
         return True
