@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from datagrams import Datagrams, native_only
 from support import (
+    BufferedRecorder,
     Journal,
     LoopFactory,
     Peer,
     Recorder,
     address_of,
     connect_plainly,
+    fence,
     listen,
     soon,
 )
@@ -277,3 +279,72 @@ def test_paused_endpoint_hears_that_it_may_go_on(new_loop: LoopFactory, error: E
         transport.close()
         loop.run_until_complete(protocol.lost())
         assert peer.recv(10) == b"hello"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# get_buffer and buffer_updated
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Buffered(Exiting, BufferedRecorder):
+    """Has room for a part of what comes."""
+
+    buffer_size = 10
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        self._write_down("get_buffer")
+        return super().get_buffer(sizehint)
+
+
+@pytest.mark.parametrize("method", ["get_buffer", "data_received"])  # the latter is written down in buffer_updated
+@pytest.mark.parametrize("paused", [False, True])
+def test_no_byte_is_lost_of_a_buffered_protocol(new_loop: LoopFactory, error: Error, method: str, paused: bool) -> None:
+    loop = new_loop()
+    protocol = Buffered(method, error)
+    peer = connected(loop, protocol)
+    message = bytes(range(100))
+
+    async def pause() -> None:
+        await fence()  # it receives by now
+        protocol.transport.pause_reading()
+        peer.sock.sendall(message[:50])
+        await fence()
+        loop.call_soon(protocol.transport.resume_reading)
+
+    if paused:
+        loop.run_until_complete(pause())
+    else:
+        peer.sock.sendall(message[:50])
+    run_out(loop, error)
+
+    async def finish() -> None:
+        peer.sock.sendall(message[50:])
+        assert await protocol.received(100) == message
+        await ended(protocol)
+
+    loop.run_until_complete(finish())
+    peer.close()
+
+
+def test_bytes_that_are_kept_wait_for_the_end_of_a_pause(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+
+    class Pausing(Buffered):
+        def buffer_updated(self, nbytes: int) -> None:
+            self.transport.pause_reading()
+            super().buffer_updated(nbytes)
+
+    protocol = Pausing("data_received", error)
+    peer = connected(loop, protocol)
+    peer.sock.sendall(bytes(20))
+    run_out(loop, error)
+
+    async def finish() -> None:
+        await fence()
+        assert await protocol.received(10) == bytes(10)
+        protocol.transport.resume_reading()
+        assert await protocol.received(10) == bytes(10)
+        await ended(protocol)
+
+    loop.run_until_complete(finish())
+    peer.close()

@@ -14,6 +14,7 @@ import pytest
 from support import (
     BufferedRecorder,
     Journal,
+    LoopFactory,
     OpenEnd,
     Peer,
     Recorder,
@@ -128,6 +129,50 @@ async def test_protocol_that_fails_ends_the_connection(open_end: OpenEnd, unhand
     await peer.send(MESSAGE)
     assert isinstance(await protocol.lost(), RuntimeError)
     assert str((await unhandled.next())["exception"]) == "no more"
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop hands what a protocol raises to the exception handler
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
+def test_exit_from_a_protocol_leaves_the_loop_and_loses_no_data(
+    new_loop: LoopFactory, error: type[BaseException], method: str
+) -> None:
+    class Exiting(LargeBuffer):
+        exits_in = ""
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            self.exit("get_buffer")
+            return super().get_buffer(sizehint)
+
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            self.exit("buffer_updated")
+
+        def exit(self, method: str) -> None:
+            if method == self.exits_in:
+                self.exits_in = ""
+                raise error
+
+    loop = new_loop()
+    protocol = Exiting()
+    near, far = socket.socketpair()
+    peer = Peer(far)
+    loop.run_until_complete(loop.connect_accepted_socket(lambda: protocol, near))
+    loop.run_until_complete(grow_used_to_large_ones(protocol, peer))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    protocol.exits_in = method
+    far.sendall(MESSAGE)
+    with pytest.raises(error):
+        loop.run_forever()
+
+    async def finish() -> None:
+        assert await protocol.received(len(MESSAGE)) == MESSAGE
+        far.sendall(b"small")
+        assert await protocol.received(5) == b"small"
+        far.close()
+        await protocol.lost()
+
+    loop.run_until_complete(finish())
 
 
 async def test_addresses_and_socket_of_an_accepted_connection(open_end: OpenEnd) -> None:

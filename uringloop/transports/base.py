@@ -1,4 +1,4 @@
-"""What all transports share: extra info, flow control in the protocol's context, and how protocols are fed."""
+"""What all transports share: extra info, flow control in the protocol's context, and what protocols want."""
 
 from __future__ import annotations
 
@@ -92,27 +92,6 @@ def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
     if isinstance(protocol, asyncio.BufferedProtocol):
         return True
     return not isinstance(protocol, asyncio.Protocol) and hasattr(protocol, "get_buffer")
-
-
-def fill_buffer(protocol: Any, data: bytes | memoryview) -> int:
-    """Give a BufferedProtocol the first of these bytes, in the buffer that it hands out; how many it took."""
-    method = "get_buffer"
-    try:
-        count = len(data)
-        buffer = protocol.get_buffer(count)
-        room = len(buffer)
-        if not room:
-            raise RuntimeError("get_buffer() returned an empty buffer")
-        if room < count:
-            count, data = room, memoryview(data)[:room]
-        buffer[:count] = data
-        method = "buffer_updated"
-        protocol.buffer_updated(count)
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as exc:
-        raise ProtocolError(method) from exc
-    return count
 
 
 def add_addresses(extra: dict[str, Any], sock: socket.socket) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import errno
 import os
 from asyncio.log import logger
 from collections import deque
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uringloop.reactor import RECEIVE_BYTES_MAX, Reactor
-from uringloop.transports.base import NOTHING, Life, ProtocolError, fill_buffer, is_buffered
+from uringloop.transports.base import NOTHING, Life, ProtocolError, is_buffered
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -222,19 +223,51 @@ class ReceivingTransport:
             protocol.buffer_updated(count)
             return False
         except (SystemExit, KeyboardInterrupt):
+            if method == "get_buffer":  # the bytes are still in the socket
+                self._reactor.stream_received(self._token, -errno.EINTR)
             raise
         except BaseException as exc:
             raise ProtocolError(method) from exc
 
     def _fill_buffers(self, data: bytes) -> None:
         protocol = self._protocol
-        count = fill_buffer(protocol, data)
+        count = self._fill_buffer(protocol, data)
         if count < len(data):
             self._fill_more(protocol, memoryview(data)[count:])
 
+    def _fill_buffer(self, protocol: Any, data: bytes | memoryview) -> int:
+        """Give a BufferedProtocol the first of these bytes, in the buffer that it hands out; how many it took."""
+        method = "get_buffer"
+        try:
+            count = len(data)
+            buffer = protocol.get_buffer(count)
+            room = len(buffer)
+            if not room:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            if room < count:
+                count = room
+                buffer[:room] = memoryview(data)[:room]
+            else:
+                buffer[:count] = data
+            method = "buffer_updated"
+            protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            self._keep(data if method == "get_buffer" else data[count:])
+            raise
+        except BaseException as exc:
+            raise ProtocolError(method) from exc
+        return count
+
+    def _keep(self, rest: bytes | memoryview) -> None:
+        """What the protocol has not taken is for the next run of the loop."""
+        if rest and self._life is Life.OPEN:
+            self._keep_parked().appendleft(bytes(rest))
+            self._sink = self._park
+            self._loop.call_soon(self._unpark)
+
     def _fill_more(self, protocol: asyncio.BaseProtocol, rest: memoryview) -> None:
         while rest and self._protocol is protocol and self.is_reading():
-            rest = rest[fill_buffer(protocol, rest) :]
+            rest = rest[self._fill_buffer(protocol, rest) :]
         if rest and self._life is Life.OPEN:
             self._return(bytes(rest))
 
