@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import socket
@@ -129,6 +130,52 @@ async def test_protocol_that_fails_ends_the_connection(open_end: OpenEnd, unhand
     await peer.send(MESSAGE)
     assert isinstance(await protocol.lost(), RuntimeError)
     assert str((await unhandled.next())["exception"]) == "no more"
+
+
+@pytest.mark.only_on("uringloop")  # the others do not read by os.read
+async def test_no_memory_for_a_large_message_ends_that_connection_alone(
+    open_end: OpenEnd, unhandled: Unhandled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, peer = await open_end(Recorder)
+    near, far = socket.socketpair()
+    _, other = await asyncio.get_running_loop().connect_accepted_socket(Recorder, near)
+    other_peer = Peer(far)
+    await grow_used_to_large_ones(protocol, peer)
+    await grow_used_to_large_ones(other, other_peer)
+    fail_to_read(monkeypatch, protocol.transport.get_extra_info("socket").fileno())
+    await peer.send(MESSAGE)
+    assert isinstance((await unhandled.next())["exception"], MemoryError)
+    assert isinstance(await protocol.lost(), MemoryError)
+    await exchange(other, other_peer)
+    other_peer.close()
+    await other.lost()
+
+
+@pytest.mark.only_on("uringloop")
+async def test_no_memory_for_what_comes_through_a_pipe_ends_it(
+    unhandled: Unhandled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    file = os.fdopen(read_end, "rb", 0)
+    _, protocol = await asyncio.get_running_loop().connect_read_pipe(Recorder, file)
+    fail_to_read(monkeypatch, read_end)
+    os.write(write_end, b"hello")
+    exc = await protocol.lost()
+    assert isinstance(exc, OSError)
+    assert exc.errno == errno.ENOMEM
+    assert (await unhandled.next())["exception"] is exc
+    os.close(write_end)
+
+
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, fd: int) -> None:
+    read = os.read
+
+    def fail(from_fd: int, size: int) -> bytes:
+        if from_fd == fd:
+            raise MemoryError
+        return read(from_fd, size)
+
+    monkeypatch.setattr(os, "read", fail)
 
 
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop hands what a protocol raises to the exception handler

@@ -147,6 +147,9 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         # As on asyncio, where it is a callback of the loop: reading goes on.
         self._report(exc.__cause__ or exc, "Exception in protocol.data_received()")
 
+    def on_read_failed(self, exc: MemoryError) -> None:
+        self._reactor.stream_received(self._token, -errno.ENOMEM)  # on_lost reports it
+
     def on_eof(self) -> None:
         if self._life is not Life.OPEN:
             return

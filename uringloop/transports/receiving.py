@@ -84,6 +84,10 @@ class ReceivingTransport:
         """The protocol raised while it was given bytes."""
         raise NotImplementedError
 
+    def on_read_failed(self, exc: MemoryError) -> None:
+        """There is no memory for what has arrived: the end of this transport."""
+        raise NotImplementedError
+
     def on_eof(self) -> None:
         """The peer will send no more."""
         raise NotImplementedError
@@ -179,6 +183,9 @@ class ReceivingTransport:
             data = os.read(self._fd, room)
         except OSError as exc:
             self._reactor.stream_received(self._token, -exc.errno)  # type: ignore[operator]
+            return
+        except MemoryError as exc:
+            self.on_read_failed(exc)
             return
         self._reactor.stream_received(self._token, len(data))
         if not data:

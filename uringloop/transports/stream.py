@@ -196,6 +196,9 @@ class StreamTransport(ReceivingTransport, NativeTransport):
             method, exc = exc.method, exc.__cause__
         self._fatal_error(exc, f"Fatal error: protocol.{method}() call failed.")
 
+    def on_read_failed(self, exc: MemoryError) -> None:
+        self._fatal_error(exc, "Fatal read error on socket transport")
+
     def on_eof(self) -> None:
         """The peer will send no more."""
         if self._life is not Life.OPEN:
