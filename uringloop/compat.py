@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import weakref
 from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,7 +51,7 @@ if sys.version_info >= (3, 13):
         microsecond each: they are counted, and found among all that are open."""
 
         def __init__(self, server: Any, streams: Mapping[int, Any]) -> None:
-            self._server = server
+            self._server = weakref.ref(server)  # which has this: else a server that is closed waits for the collector
             self._streams = streams
             self.count = 0
 
@@ -58,7 +59,8 @@ if sys.version_info >= (3, 13):
             return self.count
 
         def copy(self) -> list[Any]:
-            return [stream for stream in self._streams.values() if getattr(stream, "_server", None) is self._server]
+            server = self._server()
+            return [stream for stream in self._streams.values() if getattr(stream, "_server", None) is server]
 
     def count_clients(server: Any, streams: Mapping[int, Any]) -> None:
         """Before it has any: have a server (asyncio.Server) know its transports by what is open, `streams`."""

@@ -381,6 +381,7 @@ class Loop(Scheduling, SocketCoroutines):
     async def _sendfile_native(self, transp: StreamTransport, file: Any, offset: int, count: int | None) -> int:
         from uringloop import splice  # when it is needed, here and below: with what it imports it takes 80 KiB
 
+        self._check_sendfile_params(transp._socket(), file, offset, count)  # type: ignore[attr-defined]
         fd = splice.regular_file(file)
         resume_reading = transp.is_reading()
         transp.pause_reading()

@@ -28,7 +28,7 @@ from os import write  # for the hot path
 from typing import TYPE_CHECKING, Any, Final
 
 from uringloop import compat
-from uringloop.transports.base import Life, NativeTransport, copied
+from uringloop.transports.base import Life, NativeTransport, ProtocolError, copied
 from uringloop.transports.receiving import Reading, ReceivingTransport, drop
 
 if TYPE_CHECKING:
@@ -145,7 +145,10 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
 
     def on_receive_failed(self, exc: BaseException) -> None:
         # As on asyncio, where it is a callback of the loop: reading goes on.
-        self._report(exc.__cause__ or exc, "Exception in protocol.data_received()")
+        method = "data_received"
+        if isinstance(exc, ProtocolError) and exc.__cause__ is not None:
+            method, exc = exc.method, exc.__cause__
+        self._report(exc, f"Exception in protocol.{method}()")
 
     def on_read_failed(self, exc: MemoryError) -> None:
         self._reactor.stream_received(self._token, -errno.ENOMEM)  # on_lost reports it
@@ -329,6 +332,8 @@ class WritePipeTransport(NativeTransport):
         if not self._at_once:
             self._write_later(data)
             return
+        if not data:  # a datagram socket would send it
+            return
         try:
             written = write(self._fd, data)
         except (BlockingIOError, InterruptedError):
@@ -456,7 +461,8 @@ class WritePipeTransport(NativeTransport):
 
     def _on_lost(self) -> None:
         try:
-            _lose(self._context, self._protocol, self._let_go(), self._lost_because)
+            exc, self._lost_because = self._lost_because, None  # its traceback may lead back here
+            _lose(self._context, self._protocol, self._let_go(), exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as failure:
