@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import LOOPS, PATIENCE, Address, Echo, LoopFactory, address_of, connect_plainly, eventually, open_files
@@ -399,7 +400,7 @@ def test_transport_that_outlives_its_loop_does_no_harm(new_loop: LoopFactory) ->
 def test_what_is_written_behind_a_run_goes_when_the_loop_is_closed(new_loop: LoopFactory, closed_by: str) -> None:
     loop = new_loop()
     near, far = socket.socketpair()
-    kept: list[asyncio.BaseTransport] = []
+    kept: list[Any] = []
 
     async def open_both() -> None:
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
@@ -410,8 +411,6 @@ def test_what_is_written_behind_a_run_goes_when_the_loop_is_closed(new_loop: Loo
     def run_and_write() -> None:
         loop.run_until_complete(open_both())
         transport, endpoint = kept
-        assert isinstance(transport, asyncio.Transport)
-        assert isinstance(endpoint, asyncio.DatagramTransport)
         transport.write(b"bye")
         endpoint.sendto(b"bye")
 
