@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import ctypes
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import BufferedRecorder, Journal, OpenEnd, Recorder, Unhandled, fence, loop_kind
+from support import BufferedRecorder, Journal, OpenEnd, Recorder, Unhandled, eventually, fence, loop_kind
 
 pytestmark = pytest.mark.tiny_ring
 
@@ -240,3 +243,56 @@ async def test_object_with_get_buffer_is_a_buffered_protocol_whatever_its_class(
     protocol, peer = await open_end(Duck)
     await peer.send(b"quack")
     assert await protocol.received(5) == b"quack"
+
+
+BUFFERS: dict[str, Callable[[], Any]] = {
+    "array of int": lambda: array.array("i", range(100)),
+    "array of char": lambda: array.array("b", range(100)),
+    "ctypes array": (ctypes.c_int * 100),
+    "view of int": lambda: memoryview(bytearray(400)).cast("i"),
+    "view of char": lambda: memoryview(bytearray(400)).cast("c"),
+    "view of two dimensions": lambda: memoryview(bytearray(400)).cast("B", (20, 20)),
+}
+
+
+@pytest.mark.parametrize("kind", BUFFERS)
+async def test_buffer_may_be_of_whatever_items(open_end: OpenEnd, kind: str) -> None:
+    class OfItems(Journal, asyncio.BufferedProtocol):
+        def __init__(self) -> None:
+            super().__init__()
+            self.buffer = BUFFERS[kind]()
+            self.got = b""
+
+        def get_buffer(self, sizehint: int) -> Any:
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.got += memoryview(self.buffer).tobytes()[:nbytes]
+
+    protocol, peer = await open_end(OfItems)
+    for message in (b"hello", bytes(range(200))):
+        protocol.got = b""
+        await peer.send(message)
+        await eventually(lambda expected=message: len(protocol.got) >= len(expected))
+        assert protocol.got == message
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop holds on to it
+async def test_buffer_may_be_resized_when_it_is_filled(open_end: OpenEnd) -> None:
+    class Resizing(Journal, asyncio.BufferedProtocol):
+        def __init__(self) -> None:
+            super().__init__()
+            self.buffer = bytearray(1 << 20)
+            self.count = 0
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.count += nbytes
+            self.buffer += b"x"
+
+    protocol, peer = await open_end(Resizing)
+    for number in range(1, 11):
+        await peer.send(bytes(50_000))  # large enough to be received straight into it
+        await eventually(lambda expected=number: protocol.count == expected * 50_000)

@@ -226,6 +226,7 @@ class ReceivingTransport:
             self._reactor.stream_received(self._token, count)
             if not count:
                 return True
+            del buffer  # a view would keep the protocol from resizing it
             method = "buffer_updated"
             protocol.buffer_updated(count)
             return False
@@ -248,14 +249,22 @@ class ReceivingTransport:
         try:
             count = len(data)
             buffer = protocol.get_buffer(count)
+            if type(buffer) is not bytearray and type(buffer) is not memoryview:
+                buffer = memoryview(buffer).cast("B")  # of whatever it is an array
             room = len(buffer)
             if not room:
                 raise RuntimeError("get_buffer() returned an empty buffer")
-            if room < count:
-                count = room
-                buffer[:room] = memoryview(data)[:room]
-            else:
-                buffer[:count] = data
+            try:
+                if room < count:
+                    count = room
+                    buffer[:room] = memoryview(data)[:room]
+                else:
+                    buffer[:count] = data
+            except (ValueError, NotImplementedError):  # it is a view of other items than bytes
+                buffer = memoryview(buffer).cast("B")
+                count = min(len(data), len(buffer))
+                buffer[:count] = memoryview(data)[:count]
+            del buffer  # a view would keep the protocol from resizing it
             method = "buffer_updated"
             protocol.buffer_updated(count)
         except (SystemExit, KeyboardInterrupt):
