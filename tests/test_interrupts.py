@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from support import (
     Recorder,
     address_of,
     connect_plainly,
+    eventually,
     fence,
     listen,
     soon,
 )
+from tls import Tls
 
 pytestmark = [
     pytest.mark.only_on("asyncio", "uringloop"),  # uvloop hands what a protocol raises to the exception handler
@@ -348,3 +351,48 @@ def test_bytes_that_are_kept_wait_for_the_end_of_a_pause(new_loop: LoopFactory, 
 
     loop.run_until_complete(finish())
     peer.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TLS
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_connection_that_is_accepted_goes_on_under_tls(
+    new_loop: LoopFactory, error: Error, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    loop = new_loop()
+    tls = Tls(server_tls, client_tls)
+    protocol = Stream("connection_made", error)
+    address, _ = loop.run_until_complete(tls.serve(lambda: protocol))
+    connecting = loop.create_task(tls.connect(Recorder, address))
+    run_out(loop, error)
+
+    async def finish() -> None:
+        client = await soon(connecting)
+        client.transport.write(b"hello")
+        assert await protocol.received(5) == b"hello"
+        await tls.close()
+
+    loop.run_until_complete(finish())
+
+
+@pytest.mark.only_on("uringloop")  # on asyncio whoever connects waits for ever
+def test_connection_that_is_made_goes_on_under_tls(
+    new_loop: LoopFactory, error: Error, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    loop = new_loop()
+    tls = Tls(server_tls, client_tls)
+    protocol = Stream("connection_made", error)
+    address, served = loop.run_until_complete(tls.serve(Recorder))
+    connecting = loop.create_task(tls.connect(lambda: protocol, address))
+    run_out(loop, error)
+
+    async def finish() -> None:
+        assert await soon(connecting) is protocol
+        await eventually(lambda: served and served[0].calls)
+        served[0].transport.write(b"hello")
+        assert await protocol.received(5) == b"hello"
+        await tls.close()
+
+    loop.run_until_complete(finish())

@@ -131,10 +131,18 @@ class SSLProtocol(compat.SSLProtocol):  # type: ignore[misc]
         # Whoever waits for the handshake is to have the new transport before the first bytes come: a protocol that is
         # upgraded has no other way to learn of it.
         self._held = True
-        super()._on_handshake_complete(handshake_exc)
+        try:
+            super()._on_handshake_complete(handshake_exc)
+        except (SystemExit, KeyboardInterrupt):  # of connection_made
+            self._loop.call_soon(self._made, context=self._context)  # if the loop is run again
+            raise
         handshake_exc = None  # its traceback leads to this frame: else both wait for the collector
         if self._held and self._state is not _UNWRAPPED:
             self._loop.call_soon(self._let_go, context=self._context)
+
+    def _made(self) -> None:
+        self._wakeup_waiter()
+        self._let_go()
 
     def _let_go(self) -> None:
         if self._held:
