@@ -61,7 +61,7 @@ class ReceivingTransport:
     _sink: Callable[[bytes], object]
 
     def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
-        """Before there is a stream. Raises AttributeError for what is no protocol."""
+        """Before there is a stream."""
         self._loop = loop
         self._reactor = loop._reactor
         self._token = -1
@@ -72,7 +72,6 @@ class ReceivingTransport:
         self._sink = drop
         self._protocol = protocol
         self._is_buffered = is_buffered(protocol)
-        self._protocols_sink()  # raises for what is none
 
     def _receive_from(self, fd: int, token: int) -> None:
         """This is the stream of the core that the bytes come from."""
@@ -130,9 +129,14 @@ class ReceivingTransport:
             self._sink = receive
 
     def _protocols_sink(self) -> Callable[[bytes], object]:
-        """Raises AttributeError for what is no protocol."""
-        receive: Callable[[bytes], object] = self._fill_buffers if self._is_buffered else self._protocol.data_received
+        if self._is_buffered:
+            return self._fill_buffers
+        receive: Callable[[bytes], object] = getattr(self._protocol, "data_received", self._deliver)
         return receive
+
+    def _deliver(self, data: bytes) -> None:
+        # To a protocol that only writes: as on asyncio, that it cannot receive is an error when something comes.
+        self._protocol.data_received(data)
 
     def _flows(self) -> bool:
         """True while bytes go to the protocol as they come."""
