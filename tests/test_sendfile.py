@@ -122,6 +122,29 @@ async def test_cancelled_in_the_middle_it_has_sent_as_much_as_it_says(file: Bina
     assert open_files() == before
 
 
+@pytest.mark.only_on("uringloop")  # on asyncio the transport takes no more
+async def test_cancelled_while_it_waits_for_what_was_written_before(file: BinaryIO) -> None:
+    async with Served() as served:
+        served.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        written = os.urandom(16 << 20)  # more than the sockets take
+        served.writer.write(written)
+        task = sending(served, file)
+        await fence()
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            served.writer.write(b"too soon")
+        with pytest.raises(RuntimeError, match="already set"):
+            await sending(served, file)
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):  # the first still is
+            served.writer.write(b"too soon")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(task)
+        assert served.writer.transport.is_reading()  # type: ignore[attr-defined]
+        served.writer.write(b"after")
+        served.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        assert await soon(served.reader.readexactly(len(written) + 5)) == written + b"after"
+
+
 async def test_peer_that_goes_away_ends_it(file: BinaryIO) -> None:
     async with Served() as served:
         task = sending(served, file)
