@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, LoopFactory, Recorder, Unhandled, eventually, fence, loop_kind, soon
+from support import PATIENCE, BufferedRecorder, LoopFactory, Recorder, Unhandled, eventually, fence, loop_kind, soon
 
 pytestmark = pytest.mark.tiny_ring
 
@@ -231,6 +231,38 @@ def test_paused_pipe_costs_no_turns(new_loop: LoopFactory) -> None:
         assert len(reader.data) == 60_000
 
     loop.run_until_complete(idle())
+
+
+@pytest.mark.only_on("uringloop")  # asyncio's pipes know no buffered protocols
+@pytest.mark.parametrize("method", ["get_buffer", "buffer_updated"])
+async def test_buffered_protocol_that_has_failed_goes_on(unhandled: Unhandled, method: str) -> None:
+    class FailingOnce(BufferedRecorder):
+        failed = False
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            self.fail("get_buffer")
+            return super().get_buffer(sizehint)
+
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            self.fail("buffer_updated")
+
+        def fail(self, where: str) -> None:
+            if where == method and not self.failed:
+                self.failed = True
+                raise ZeroDivisionError
+
+    read_end, write_end = os.pipe()
+    _, protocol = await asyncio.get_running_loop().connect_read_pipe(FailingOnce, os.fdopen(read_end, "rb", 0))
+    os.write(write_end, b"hello")
+    context = await unhandled.next()
+    assert isinstance(context["exception"], ZeroDivisionError)
+    assert context["message"] == f"Exception in protocol.{method}()"
+    assert await protocol.received(5) == b"hello"
+    os.write(write_end, b"more")
+    assert await protocol.received(4) == b"more"
+    os.close(write_end)
+    await protocol.lost()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -234,11 +234,11 @@ class ReceivingTransport:
             method = "buffer_updated"
             protocol.buffer_updated(count)
             return False
-        except (SystemExit, KeyboardInterrupt):
+        except BaseException as exc:
             if method == "get_buffer":  # the bytes are still in the socket
                 self._reactor.stream_received(self._token, -errno.EINTR)
-            raise
-        except BaseException as exc:
+            if isinstance(exc, SystemExit | KeyboardInterrupt):
+                raise
             raise ProtocolError(method) from exc
 
     def _fill_buffers(self, data: bytes) -> None:
