@@ -225,7 +225,7 @@ class RingSelector(_BaseSelectorImpl):
         elif kind == EVENT_LOST:
             self.streams.pop(token).on_lost(a)
         elif kind == EVENT_DRAINED:
-            self.streams[token].on_drained(a, b)
+            self.streams[token].on_drained(a)
         elif kind == EVENT_READABLE:  # the loop does this one itself, and the next, of which it knows better
             self.streams[token].on_readable(a)
         elif kind == EVENT_DATAGRAM:

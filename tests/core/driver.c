@@ -155,10 +155,9 @@ static void hear_of_stream(struct driver *driver, const int32_t *event) {
         hear_end(heard);
         break;
     case UL_EVENT_DRAINED:
-        CHECK(event[2] >= 0 && event[3] >= 0);
+        CHECK_INT(event[2], >=, 0);
         heard->drained++;
-        heard->left = event[2];
-        heard->released += (uint32_t)event[3];
+        heard->released += (uint32_t)event[2];
         break;
     case UL_EVENT_LOST:
         heard->lost = true;

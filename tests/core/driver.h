@@ -18,7 +18,6 @@ struct heard {
     int error;         /* of LOST */
     uint32_t drained;  /* how often */
     uint32_t released; /* pinned buffers, all together */
-    int32_t left;      /* bytes in the queue when DRAINED was last told */
     int32_t room;      /* of READABLE, until it is answered */
 };
 

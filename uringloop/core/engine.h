@@ -15,7 +15,7 @@ enum ul_event_kind {
     UL_EVENT_ACCEPTED = 1, /* listener; fd or -errno; behind an fd, 0 or -errno: accepting has stopped */
     UL_EVENT_EOF = 2,      /* stream; 0, 0: the peer will send no more */
     UL_EVENT_LOST = 3,     /* stream; errno or 0, 0: all its requests are done, its slot is empty, its token is void */
-    UL_EVENT_DRAINED = 4,  /* stream; bytes left in the queue (at most INT32_MAX), pinned buffers released */
+    UL_EVENT_DRAINED = 4,  /* stream; pinned buffers released, 0: how much is queued is to be asked, more may go in the same tick */
     UL_EVENT_DONE = 5,     /* operation; result or -errno, cqe flags: its token is void */
     UL_EVENT_DATAGRAM = 6, /* endpoint; where its bytes start in the datagram pool, with the address UL_NAME_BYTES before them; both lengths */
     UL_EVENT_ENDPOINT_ERROR = 7,   /* endpoint; errno, 0: of one datagram, the endpoint goes on */

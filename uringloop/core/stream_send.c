@@ -203,8 +203,7 @@ static void ul_stream_report_drained(struct ul_streams *streams, struct ul_strea
         stream->low_water = -1;
         stream->awaits_owner = stream->life == UL_STREAM_CLOSING;
     }
-    uint64_t left = stream->queue.bytes;
-    ul_emit(streams->engine, UL_EVENT_DRAINED, stream->entry.token, left < INT32_MAX ? (int32_t)left : INT32_MAX, released);
+    ul_emit(streams->engine, UL_EVENT_DRAINED, stream->entry.token, released, 0);
 }
 
 static void ul_stream_sent(struct ul_streams *streams, struct ul_stream *stream, uint64_t bytes) {

@@ -181,7 +181,7 @@ class ReadPipeTransport(ReceivingTransport, asyncio.ReadTransport):
         self._stop_receiving()
         self._reactor.stream_close(self._token)
 
-    def on_drained(self, left: int, released: int) -> None:
+    def on_drained(self, released: int) -> None:
         """Nothing is sent."""
         raise AssertionError("a pipe that is read has no send queue")
 

@@ -299,11 +299,11 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         elif self._empty_waiter is not None:
             self._reactor.stream_set_low_water(self._token, 0)
 
-    def on_drained(self, left: int, released: int) -> None:
-        """`left` bytes were queued; so many pinned buffers are no longer in use."""
+    def on_drained(self, released: int) -> None:
+        """Something has been sent; so many pinned buffers are no longer in use."""
         for _ in range(released):
             self._pinned.popleft()
-        # Since then more may have gone, in the same tick, or been written: there will be no event for what is over.
+        # By what is queued now: since the event more may have gone, in the same tick, or been written.
         try:
             if self.get_write_buffer_size() <= self._low_water:
                 self._draining = True

@@ -125,7 +125,7 @@ static void hear(const int32_t *event) {
         hear_readable(event);
         break;
     case UL_EVENT_DRAINED:
-        REQUIRE(release(event[1], false, event[3]) == event[3]);
+        REQUIRE(release(event[1], false, event[2]) == event[2]);
         break;
     case UL_EVENT_LOST:
         release(event[1], false, INT32_MAX);
