@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support import fence, soon
@@ -83,3 +84,16 @@ async def test_cancelled_receive_takes_nothing(pair: Pair) -> None:
         await receiving
     far.send(b"data")
     assert wrapper.recv(4) == b"data"
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop believes it
+async def test_mock_that_says_it_is_a_socket_waits() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        mock = Mock(near)  # its __class__ is socket.socket
+        mock.fileno = near.fileno
+        mock.gettimeout = near.gettimeout
+        mock.recv = Mock(side_effect=[BlockingIOError, b"data"])
+        far.send(b"x")
+        assert await soon(asyncio.get_running_loop().sock_recv(mock, 4)) == b"data"

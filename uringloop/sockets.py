@@ -46,8 +46,9 @@ class KeptSockets:
         self.emptied: set[int] = set()  # a call had to wait, and then received all that there was
 
     def keep(self, call: object, sock: socket.socket) -> None:
-        # socket.socket counts its users so. What only stands for a socket may show the count, but not let it be set.
-        if isinstance(sock, socket.socket):
+        # socket.socket counts its users so. What only stands for a socket may show the count, but not let it be set; a
+        # mock says by its __class__ that it is one, so its type is asked.
+        if issubclass(type(sock), socket.socket):
             sock._io_refs += 1  # type: ignore[attr-defined]
             self._socks[call] = sock
 
