@@ -365,6 +365,40 @@ def test_child_that_closes_its_parents_loop_leaves_the_parent_alone(new_loop: Lo
     loop.run_until_complete(loop.shutdown_default_executor())
 
 
+@forks
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop's child shares the parent's epoll
+def test_child_that_aborts_its_parents_transports_sends_nothing_twice(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    near, far = socket.socketpair()
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    async def write_and_fork() -> int:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+        endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=receiver.getsockname())
+        transport.write(b"once")
+        endpoint.sendto(b"once")
+
+        def abort() -> None:
+            transport.abort()
+            endpoint.abort()
+
+        status = in_a_child(abort)
+        transport.close()
+        endpoint.close()
+        await asyncio.sleep(0)
+        return status
+
+    with far, receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.setblocking(False)
+        assert loop.run_until_complete(write_and_fork()) == 0
+        loop.run_until_complete(asyncio.sleep(0))
+        assert far.makefile("rb").read() == b"once"
+        assert receiver.recv(100) == b"once"
+        with pytest.raises(BlockingIOError):
+            receiver.recv(100)
+
+
 @pytest.mark.only_on("asyncio", "uringloop")
 def test_transport_that_outlives_its_loop_does_no_harm(new_loop: LoopFactory) -> None:
     loop = new_loop()

@@ -283,6 +283,13 @@ void ul_endpoints_on_ring_lost(struct ul_endpoints *endpoints) {
     }
 }
 
+void ul_endpoints_abandon(struct ul_endpoints *endpoints) {
+    uint32_t index = 0;
+    struct ul_endpoint *endpoint;
+    while ((endpoint = ul_table_next(&endpoints->table, &index)))
+        ul_endpoint_drop_queue(endpoint);
+}
+
 uint64_t ul_endpoints_queued(const struct ul_endpoints *endpoints) {
     uint64_t bytes = 0;
     uint32_t index = 0;

@@ -101,4 +101,7 @@ void ul_endpoints_report_lost(struct ul_endpoints *endpoints);
 void ul_endpoints_on_ring_lost(struct ul_endpoints *endpoints);
 uint64_t ul_endpoints_queued(const struct ul_endpoints *endpoints);
 
+/* In a forked child: what is queued is the parent's to send, and not the child's once more. */
+void ul_endpoints_abandon(struct ul_endpoints *endpoints);
+
 #endif

@@ -136,6 +136,8 @@ int ul_reactor_begin(struct ul_reactor *reactor) {
 
 void ul_reactor_abandon(struct ul_reactor *reactor) {
     reactor->state = UL_REACTOR_ABANDONED;
+    ul_streams_abandon(&reactor->streams);
+    ul_endpoints_abandon(&reactor->endpoints);
     ul_ring_abandon(&reactor->engine.ring);
     ul_buffers_abandon(&reactor->engine.buffers);
     ul_buffers_abandon(&reactor->endpoints.buffers);

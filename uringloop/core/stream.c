@@ -348,3 +348,10 @@ void ul_streams_on_ring_lost(struct ul_streams *streams) {
     while ((stream = ul_table_next(&streams->table, &index)))
         ul_stream_on_ring_lost(streams, stream);
 }
+
+void ul_streams_abandon(struct ul_streams *streams) {
+    uint32_t index = 0;
+    struct ul_stream *stream;
+    while ((stream = ul_table_next(&streams->table, &index)))
+        ul_sendqueue_clear(&stream->queue, &streams->blocks);
+}

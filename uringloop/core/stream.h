@@ -124,4 +124,7 @@ void ul_streams_confirm(struct ul_streams *streams);
 void ul_streams_report_lost(struct ul_streams *streams);
 void ul_streams_on_ring_lost(struct ul_streams *streams);
 
+/* In a forked child: what is queued is the parent's to send, and not the child's once more. */
+void ul_streams_abandon(struct ul_streams *streams);
+
 #endif
