@@ -3,6 +3,7 @@
  *
  * The linker puts these functions in the place of malloc, calloc and realloc; see the Makefile.
  */
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
@@ -218,6 +219,24 @@ static void a_waiting_send_aborted_without_memory_is_over(void) {
     driver_close(driver);
 }
 
+static void an_operation_that_could_not_be_cancelled_can_be_later(void) {
+    struct driver *driver = driver_open(&tiny_setting->options);
+    int ends[2];
+    SYSTEM(pipe2(ends, O_CLOEXEC));
+    int32_t token = ul_operation_poll(driver->operations, ends[0], POLLIN);
+    driver_fence(driver);
+    fill_the_ring(driver, ends[0]);
+    CHECK_INT(ul_operation_cancel(driver->operations, token), ==, -ENOMEM);
+    before_failure = -1;
+    driver_fence(driver);
+    CHECK_INT(ul_operation_cancel(driver->operations, token), ==, 0);
+    UNTIL(driver, driver_done(driver, token));
+    CHECK_INT(driver_done(driver, token)->result, ==, -ECANCELED);
+    driver_close(driver);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 /* The poll that tells of wakes ends, as when the CQ has overflown, while there is no memory to ask for another. */
 static void a_wake_is_heard_after_memory_was_out(void) {
     struct driver *driver = driver_open(&tiny_setting->options);
@@ -373,6 +392,7 @@ int main(int count, char **arguments) {
     RUN(a_stream_closed_without_memory_is_lost);
     RUN(a_stream_that_could_not_leave_its_slot_is_lost);
     RUN(a_waiting_send_aborted_without_memory_is_over);
+    RUN(an_operation_that_could_not_be_cancelled_can_be_later);
     RUN(a_wake_is_heard_after_memory_was_out);
     RUN(an_endpoint_closed_without_memory_is_lost);
     RUN(a_full_endpoint_aborted_without_memory_is_lost);

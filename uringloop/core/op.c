@@ -41,8 +41,9 @@ int ul_operation_cancel(struct ul_operations *operations, int32_t token) {
         return -ENOENT;
     if (operation->cancelling)
         return 0;
-    operation->cancelling = true;
-    return ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token));
+    int error = ul_cancel(operations->engine, ul_user_data(UL_REQUEST_OPERATION, token));
+    operation->cancelling = error == 0;
+    return error;
 }
 
 static int ul_operation_start_again(struct ul_operations *operations, struct ul_operation *operation) {

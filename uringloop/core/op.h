@@ -29,7 +29,7 @@ int32_t ul_operation_start(struct ul_operations *operations, uint16_t opcode, in
 /* Start a wait until `fd` is ready for this mask (poll(2)). Its token, or -ENOMEM. */
 int32_t ul_operation_poll(struct ul_operations *operations, int fd, uint32_t mask);
 
-/* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. */
+/* Ask for its end. DONE still comes: with -ECANCELED, or with the result if it was done by then. 0, or -ENOMEM: it may be asked again. */
 int ul_operation_cancel(struct ul_operations *operations, int32_t token);
 
 /* True if what it results in is an fd. */
