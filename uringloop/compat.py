@@ -91,6 +91,13 @@ else:
         server._detach()
 
 
+class LoopFreeLock(asyncio.Lock):
+    """A lock that belongs to no loop: asyncio's stays with the first in which anybody has waited for it."""
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+
 def log_slow(what: Any, seconds: float) -> None:
     """asyncio's debug-mode warning about a callback that held up the loop; `what` is a handle, or a transport."""
     described = base_events._format_handle(what) if isinstance(what, asyncio.Handle) else repr(what)  # type: ignore[attr-defined]

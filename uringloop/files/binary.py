@@ -9,7 +9,6 @@ Calls that move the position take turns by `_lock`; what is in the buffer is giv
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
@@ -17,19 +16,13 @@ from operator import index
 from types import TracebackType
 from typing import Any, Final, Self
 
+from uringloop import compat
 from uringloop.files import requests
 from uringloop.files.descriptor import IN_PLACE_MAX, Descriptor
 
 AHEAD_MIN: Final = 8 * 1024  # bytes read ahead after a seek; doubled with each read in sequence, up to IN_PLACE_MAX
 DIRTY_MAX: Final = 64 * 1024  # bytes kept back from writing
 _WHENCE: Final = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE)
-
-
-class Turns(asyncio.Lock):
-    """A lock that belongs to no loop, as the file does not."""
-
-    def _get_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
 
 
 class BinaryFile(Descriptor):
@@ -44,7 +37,7 @@ class BinaryFile(Descriptor):
         self._dirty = bytearray()
         self._dirty_max = DIRTY_MAX if buffering < 0 else buffering
         self._buffered = buffering != 0
-        self._lock = Turns()
+        self._lock = compat.LoopFreeLock()
 
     async def __aenter__(self) -> Self:
         self._check_open()

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from uringloop.files.binary import BinaryFile, Turns
+from uringloop import compat
+from uringloop.files.binary import BinaryFile
 
 CHUNK: Final = 32 * 1024  # bytes decoded at a time
 _CODEC_BITS: Final = 64  # of each part of a cookie
@@ -39,7 +40,7 @@ class TextFile:
         self._text = ""
         self._at = 0
         self._snapshot: tuple[int, bytes] | None = None  # decoder flags, and the bytes given to it since
-        self._lock = Turns()
+        self._lock = compat.LoopFreeLock()
         self._decoder: Any = codecs.getincrementaldecoder(encoding)(errors)
         if not newline:
             self._decoder = io.IncrementalNewlineDecoder(self._decoder, translate=newline is None)
