@@ -386,20 +386,15 @@ class Loop(Scheduling, SocketCoroutines):
         resume_reading = transp.is_reading()
         transp.pause_reading()
         try:
-            return await self._sendfile_when_drained(transp, fd, offset, count)
+            drained = transp._make_empty_waiter()  # raises if another file is on its way, whose waiter is to stay
+            try:
+                await drained
+                return await splice.send_file(self._operations, transp, fd, offset, count)
+            finally:
+                transp._reset_empty_waiter()
         finally:
             if resume_reading:
                 transp.resume_reading()
-
-    async def _sendfile_when_drained(self, transp: StreamTransport, fd: int, offset: int, count: int | None) -> int:
-        from uringloop import splice
-
-        drained = transp._make_empty_waiter()  # raises if another file is on its way, whose waiter is to stay
-        try:
-            await drained
-            return await splice.send_file(self._operations, transp, fd, offset, count)
-        finally:
-            transp._reset_empty_waiter()
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         """What TLS needs: the bytes pass through Python. asyncio reads them in the executor; here the ring does."""
