@@ -174,7 +174,8 @@ class RingSelector(_BaseSelectorImpl):
         polls that have fired."""
         self.behind = False
         events, self._events = self._events, []
-        self._hand_out_all(iter(events))
+        if events:
+            self._hand_out_all(iter(events))
         if self._fired:
             self._arm_fired()
 
