@@ -11,7 +11,8 @@ void ul_reactor_arm_wake(struct ul_reactor *reactor);
 void ul_reactor_complete(struct ul_reactor *reactor, const struct io_uring_cqe *cqe);
 
 /* reactor_move.c */
-/* Over to a ring of the calling thread's own. 0, or -errno: then nothing has changed, and it may be tried again. */
+/* Over to a ring of the calling thread's own. 0, or -errno: then nothing has been made again, nothing can be asked of the old ring any more
+ * (move_failed), and it may be tried again. */
 int ul_reactor_move(struct ul_reactor *reactor);
 
 #endif
