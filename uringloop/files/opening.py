@@ -128,7 +128,7 @@ def open(
         if encoding == "locale":
             encoding = "utf-8" if sys.flags.utf8_mode else locale.getencoding()
         if not codecs.lookup(encoding)._is_text_encoding:
-            raise LookupError(f"{encoding!r} is not a text encoding; use codecs.open() to handle arbitrary codecs")
+            io.TextIOWrapper(io.BytesIO(), encoding)  # raises LookupError, in the words of this version of Python
         codecs.lookup_error(errors or "strict")
 
     async def opened() -> Any:
