@@ -200,7 +200,7 @@ class Sink:
         return self._fd
 
     async def room(self) -> None:
-        raise AssertionError
+        await asyncio.sleep(0)  # after a piece of which not all was in the cache
 
 
 @pytest.mark.only_on("uringloop")
