@@ -278,19 +278,30 @@ def _frees_fixed_files() -> bool:
         with waiting, silent, ours, theirs:
             reactor.begin()
             pending = reactor.stream_open(waiting.fileno())
-            reactor.stream_read(pending, True)
-            reactor.tick(reactor.pointer, 0)
+            _take_slot(reactor, pending)
+            reactor.stream_read(pending, True)  # from the slot
             ending = reactor.stream_open(ours.fileno())
-            reactor.tick(reactor.pointer, 0)
+            _take_slot(reactor, ending)
+            if reactor.report().slots_in_use != 2:  # what is to be seen would not be
+                return False
             reactor.stream_close(ending)
             count = reactor.tick(reactor.pointer, _TICK_NS)
             lost = count > 0 and any(kind == EVENT_LOST for kind, *_ in reactor.events(count))
             ours.close()
-            freed = bool(select.select([theirs], [], [], _FIN_MS / 1000)[0])
+            end = select.poll()
+            end.register(theirs, 0)  # for POLLHUP only: the bytes are still there
+            freed = bool(end.poll(_FIN_MS))
             reactor.end()
             return lost and freed
     finally:
         reactor.close()
+
+
+def _take_slot(reactor: Reactor, token: int) -> None:
+    """Have the stream hold a slot: it takes one with its second send."""
+    for _ in range(2):
+        reactor.stream_write(reactor.streams, token, b"x", 1)
+        reactor.tick(reactor.pointer, 0)
 
 
 _USE_FALLBACK = "use fallback='asyncio' or URINGLOOP_FALLBACK=asyncio"
