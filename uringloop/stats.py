@@ -22,7 +22,7 @@ class Stats:
     enters: int  # io_uring_enter system calls
     completions: int
     completions_by_kind: dict[str, int]  # by what they were for; the names are those of core/engine.h's ul_request
-    cq_overflows: int  # enters that found more completions than the queue holds; none is lost
+    cq_overflows: int  # looks that found more completions than the queue holds; none is lost
     sq_entries: int
     cq_entries: int
     defer_taskrun: bool  # completions run only when the loop asks for them (Linux 6.1)
@@ -32,10 +32,10 @@ class Stats:
     # Receiving.
     receives: int
     receive_arms: int
-    receive_rearms: int  # arms after a multishot receive had ended
+    receive_rearms: int  # times that one was to go on after it had ended; in bulk mode by a poll
     receive_ends: dict[str, int]  # why it had; the names are those of core/engine.h's ul_end
     receive_starved: int  # receives that ended because the buffer pool was empty
-    receives_bulk: int  # of streams with large messages, which take a system call each
+    receives_bulk: int  # of streams with large messages and of pipes, which take a system call each
     bytes_received: int
     sleeps_coalesced: int  # of a loop that much came to one way: they last up to 150 microseconds
     buffers: int
@@ -44,15 +44,15 @@ class Stats:
     incremental_buffers: bool
     # Sending.
     sends: int
-    sends_direct: int  # large writes that the socket took at once, and the last before an abort
+    sends_direct: int  # large writes of which the socket took some at once, and the last before an abort
     sends_short: int
     bytes_sent: int
-    # Datagrams. Their arms and bytes are counted above.
+    # Datagrams. Their arms, starved receives and bytes are counted above.
     datagrams_received: int
     datagrams_truncated: int  # larger than 256 KiB
     datagrams_sent: int
     datagrams_joined: int  # of those sent, those that the kernel took several as one
-    datagram_batches: int  # system calls that sent several at once
+    datagram_batches: int  # sendmmsg calls, for several at once
     datagram_waits: int  # for room in a full socket
     datagram_errors: int  # told to error_received
     datagram_buffers: int
@@ -75,7 +75,7 @@ class Stats:
     def of(cls, report: Any, own_polls: int) -> Stats:
         """From the core's report; `own_polls` are polls in flight that belong to the loop."""
         stats = report.stats
-        own_wake = int(report.enabled)  # the read on the eventfd that other threads write to
+        own_wake = int(report.enabled)  # the poll on the eventfd that other threads write to
         return cls(
             ticks=stats.ticks,
             enters=report.enters,

@@ -202,6 +202,24 @@ static void a_slow_reader_gets_everything(void) {
         free(written[i]);
 }
 
+static void what_is_written_behind_a_send_does_not_make_it_short(void) {
+    static const char filler[4096];
+    struct driver *driver = open_driver();
+    struct connection connection = connection_open(driver, family);
+    size_t filled = 0;
+    ssize_t taken;
+    while ((taken = send(connection.fd, filler, sizeof filler, MSG_DONTWAIT)) > 0)
+        filled += (size_t)taken;
+    CHECK_INT(ul_stream_write(driver->streams, connection.token, "first", 5), ==, 5);
+    driver_fence(driver); /* it has been offered, and waits */
+    ul_stream_write(driver->streams, connection.token, "second", 6);
+    UNTIL(driver, peer_has(&connection.peer, filled + 11));
+    driver_fence(driver);
+    CHECK_INT(driver_report(driver).stats.sends_short, <=, 1); /* the first when it was offered; TCP may have found room by then */
+    connection_close(driver, &connection);
+    driver_close(driver);
+}
+
 /* Memory that is scribbled on as soon as it is said to be released, so that a release before its time shows in the bytes. */
 static void pinned_writes_are_not_read_after_their_release(void) {
     enum { WRITES = 40, LENGTH = 20000 };
@@ -379,6 +397,7 @@ int main(int count, char **arguments) {
             RUN(small_writes_of_a_turn_go_out_in_one_send);
             RUN(a_copied_write_is_the_callers_at_once);
             RUN(a_slow_reader_gets_everything);
+            RUN(what_is_written_behind_a_send_does_not_make_it_short);
             RUN(pinned_writes_are_not_read_after_their_release);
             RUN(a_large_write_that_fits_is_not_pinned);
             RUN(low_water_is_told_once);

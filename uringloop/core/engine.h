@@ -71,13 +71,13 @@ struct ul_stats {
     uint64_t accept_ends[UL_END_KINDS];
     uint64_t receives;           /* completions that brought bytes */
     uint64_t receive_arms;       /* multishot receives submitted */
-    uint64_t receive_rearms;     /* of them, those after one had ended by itself */
+    uint64_t receive_rearms;     /* times that one was to go on after it had ended: by another, or in bulk mode by a poll */
     uint64_t receive_starved;    /* ENOBUFS: the buffer pool was empty */
     uint64_t receives_bulk;      /* receives of bulk streams, by their owners */
     uint64_t bytes_received;
     uint64_t sleeps_coalesced;   /* that were to last a little, see stream_receive.c */
     uint64_t sends;              /* send requests submitted */
-    uint64_t sends_direct;       /* taken by the socket at once: large writes, and the last before an abort */
+    uint64_t sends_direct;       /* taken by the socket at once, or a part of them: large writes, and the last before an abort */
     uint64_t sends_short;        /* sends that took less than offered */
     uint64_t bytes_sent;
     uint64_t accepts;

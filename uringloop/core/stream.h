@@ -35,7 +35,7 @@ struct ul_stream {
     uint32_t in_flight; /* waiting requests */
     uint32_t usual;     /* bytes of a receive: a moving average */
     int64_t low_water;  /* tell when the queue is at or below this; negative: do not */
-    uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED */
+    uint64_t offered;   /* bytes of the send that is submitted; valid in OFFERED and WAITING */
     uint64_t asked_at;  /* the ring's count of enters when the last inline request was made; valid while to_confirm */
     uint8_t life, read_state, read_mode, send_state, slot_state, eof_state;
     bool is_pipe; /* always in bulk mode; it has no slot, and nothing is sent */

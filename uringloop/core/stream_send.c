@@ -226,12 +226,11 @@ void ul_stream_on_send(struct ul_streams *streams, struct ul_stream *stream, int
         ul_stream_fail(streams, stream, -result);
         return;
     }
+    streams->engine->stats.sends_short += result < 0 || (uint64_t)result < stream->offered;
     if (result > 0)
         ul_stream_sent(streams, stream, (uint64_t)result);
-    if (stream->queue.bytes) {
-        streams->engine->stats.sends_short++;
+    if (stream->queue.bytes)
         ul_stream_submit_send(streams, stream, UL_REQUEST_SEND_WAITING);
-    }
 }
 
 /* The send that was offered was taken whole, if there was one and on_send has not heard otherwise. */
