@@ -16,6 +16,7 @@ from operator import index
 from stat import S_ISDIR, S_ISFIFO, S_ISLNK
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from uringloop.files import requests
 from uringloop.files.requests import (
     AT_FDCWD,
     AT_FILE_POSITION,
@@ -25,9 +26,7 @@ from uringloop.files.requests import (
     named,
     open_fd,
     pinned_path,
-    read,
     ring_with,
-    write,
 )
 from uringloop.reactor import (
     OP_FALLOCATE,
@@ -460,8 +459,8 @@ async def _copy_bytes(ring: Operations, source_fd: int, target_fd: int) -> None:
             raise
     # A file system that cannot splice, such as /proc.
     buffer = bytearray(_COPY_BYTES)
-    while count := await read(source_fd, buffer, AT_FILE_POSITION):
+    while count := await requests.read(source_fd, buffer, AT_FILE_POSITION):
         with memoryview(buffer)[:count] as left:
             done = 0
             while done < count:
-                done += await write(target_fd, left[done:], AT_FILE_POSITION)
+                done += await requests.write(target_fd, left[done:], AT_FILE_POSITION)
