@@ -170,7 +170,7 @@ def _features(found: Probe) -> list[tuple[bool, str, str]]:
         (found.no_sqarray, "submission queue without an index (Linux 6.6)", "nothing to speak of"),
         (found.incremental_buffers, "incremental buffers (Linux 6.12)", "a receive takes a whole buffer; more memory"),
         (
-            found.rewound_buffers and found.defer_taskrun,
+            found.rewound_buffers and found.incremental_buffers and found.defer_taskrun,
             "incremental buffers that begin anew (Linux 6.12)",
             "a message at the end of a buffer comes in two; some slower with 10 KiB",
         ),
