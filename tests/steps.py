@@ -4,7 +4,8 @@ Runs the suite of uringloop with less of io_uring than this kernel has, a step a
 is to run on, down to Linux 6.1, without what may fail there too, and hardened. Without names of steps, all of them. The
 exit status is 1 if pytest failed at any.
 
-FTRUNCATE (6.9) cannot be taken away; the hardened step goes without it, as without all operations on files.
+FTRUNCATE (6.9), sleeps that coalesce (6.12) and NO_IOWAIT (6.15) cannot be taken away; the hardened step goes without
+the first, as without all operations on files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The event loop: asyncio's own selector loop, with the ring in the selector's place and the native paths in
 asyncio's seams.
 
-Everything that is not here is asyncio's: happy eyeballs, servers, signals, executors, exception handlers,
-subprocesses, TLS.
+Everything that is neither here nor in what it imports is asyncio's: happy eyeballs, `Server`, signals, executors,
+exception handlers, the pipes and protocols of subprocesses, the states of TLS.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ _warned_of_fallback = False
 
 
 def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.AbstractEventLoop:
-    """A new `Loop`; its options pass through (entries, buffers, buffer_size, files, hardened: see `reactor.Options`).
+    """A new `Loop`; its options pass through (entries, buffers, buffer_size, datagram_buffers, files, hardened: see
+    `reactor.Options`).
 
     fallback: "asyncio" for asyncio's own loop, with one RuntimeWarning, where io_uring cannot be used. The
     environment variable URINGLOOP_FALLBACK says the same for a whole program.

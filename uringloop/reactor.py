@@ -332,7 +332,7 @@ class Reactor:
             self.wake = partial(raise_tick_error, -errno.EOWNERDEAD)  # the eventfd is the parent's
 
     def stream_open(self, fd: int) -> int:
-        """A token for this connected socket, in a fixed-file slot if there is one free. Raises OSError."""
+        """A token for this connected socket; a fixed-file slot comes with its second send. Raises OSError."""
         return _checked(self._stream_open(fd))
 
     def socket_names(self, fd: int) -> tuple[bytes, bytes]:

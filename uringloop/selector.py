@@ -1,8 +1,9 @@
 """The ring as the loop's selector.
 
-`select` is one turn of the loop at the kernel: one tick of the reactor, whose events go straight to the transports
-that they are for. What it returns are the file objects that are ready, for the seams of asyncio that still want
-readiness (add_reader, sock_*, signals).
+The events of a tick go straight to the transports that they are for. The loop takes the tick, hands out the most
+frequent events itself (`Loop._run_once`), and asks here for the others and for the file objects that are ready
+(`take_ready`), for the seams of asyncio that still want readiness (add_reader, signals). `select` is all that in one
+call, as of any selector; the loop does not call it.
 
 Facts: asyncio promises level-triggered readiness; a multishot poll reports edges, and the kernel has no
 level-triggered poll through the ring. A poll on the ring holds its file open until it is cancelled.

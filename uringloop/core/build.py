@@ -1,7 +1,7 @@
 """The cffi build of the core: setup.py asks for `ffi`, setuptools compiles it.
 
-URINGLOOP_CFLAGS in the environment adds compiler flags, for sanitizers and for -Werror. URINGLOOP_FAULTS=1 compiles
-faults in (ring_fault.h), and what sets them.
+URINGLOOP_CFLAGS and URINGLOOP_LDFLAGS in the environment add flags of the compiler and the linker, for sanitizers and
+for -Werror. URINGLOOP_FAULTS=1 compiles faults in (ring_fault.h), and what sets them.
 """
 
 import os

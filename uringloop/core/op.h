@@ -1,4 +1,4 @@
-/* One-shot operations: a request, one completion, one DONE. Everything that is neither a stream nor a listener.
+/* One-shot operations: a request, one completion, one DONE. Everything that is no stream, listener or datagram endpoint.
  *
  * Memory that an operation points at (`addr`) is the caller's, and must stay until DONE.
  */

@@ -23,8 +23,8 @@ static int ul_sys_register(int fd, uint32_t operation, void *argument, uint32_t 
 }
 
 /* From the best to the least; a kernel that does not know a flag says EINVAL. A ring without DEFER_TASKRUN is not for one thread only: its
- * requests go on whenever the thread that made them enters the kernel, so another could not take them over. The floor is what 5.19 has, and is there so that the
- * core can be tested without DEFER_TASKRUN; the loop asks for 6.1. */
+ * requests go on whenever the thread that made them enters the kernel, so another could not take them over. The floor is what 5.19 has, and
+ * is there so that the core can be tested without DEFER_TASKRUN; Linux 6.1, which the loop is for, has the second. */
 static const uint32_t setup_ladder[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_NO_SQARRAY,
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
