@@ -328,3 +328,17 @@ def test_wrong_usage_is_told_without_a_traceback(arguments: list[str]) -> None:
     assert "usage: python -m uringloop" in completed.stderr
     assert completed.stdout == ""
     assert "Traceback" not in completed.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--check"], ["script.py"]])
+@pytest.mark.parametrize("name", ["URINGLOOP_FALLBACK", "URINGLOOP_HARDENED", "URINGLOOP_WITHOUT"])
+def test_wrong_environment_is_told_without_a_traceback(
+    arguments: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("script.py", "print('ran')")
+    monkeypatch.setenv(name, "wrong")
+    completed = uringloop(*arguments)
+    assert completed.returncode == 2
+    assert completed.stdout == ""
+    assert completed.stderr.startswith(f"uringloop: {name} ")
+    assert completed.stderr.count("\n") == 1

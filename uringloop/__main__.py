@@ -34,14 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Everything behind the script or the module is the program's own, also what looks like an option of ours.
     options, program = _split(arguments)
     chosen = parser.parse_args(options)
+    if chosen.hardened:
+        os.environ[environment.HARDENED] = "1"  # the program's own processes inherit it
+    try:
+        environment.fallback()
+        environment.hardened()
+        probe()
+    except ValueError as wrong:
+        print(f"uringloop: {wrong}", file=sys.stderr)
+        return _USAGE_ERROR
     if chosen.check:
         return _check()
     if not chosen.module and not program:
         parser.print_usage(sys.stderr)
         print("uringloop: give a script, a module with -m, or --check", file=sys.stderr)
         return _USAGE_ERROR
-    if chosen.hardened:
-        os.environ[environment.HARDENED] = "1"  # the program's own processes inherit it
     try:
         new_event_loop().close()
     except Unavailable as unavailable:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import os
 from typing import Final
 
+FALLBACK: Final = "URINGLOOP_FALLBACK"
 HARDENED: Final = "URINGLOOP_HARDENED"
 WITHOUT: Final = "URINGLOOP_WITHOUT"
+
+
+def fallback() -> str | None:
+    """What is to take the loop's place where io_uring cannot be used. Raises ValueError."""
+    value = os.environ.get(FALLBACK, "")
+    if value not in ("", "asyncio"):
+        raise ValueError(f"{FALLBACK} must be asyncio, not {value!r}")
+    return value or None
 
 
 def hardened() -> bool:

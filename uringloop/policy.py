@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from uringloop import environment
 from uringloop.loop import Loop
 from uringloop.probe import Unavailable, explain, forget, probe
 
 _T = TypeVar("_T")
 
-_FALLBACKS = ("asyncio",)
+_FALLBACKS = ("asyncio", None)
 _warned_of_fallback = False
 
 
@@ -27,8 +27,8 @@ def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.Ab
 
     Raises Unavailable (an OSError) where io_uring cannot be used and there is no fallback.
     """
-    fallback = fallback or os.environ.get("URINGLOOP_FALLBACK") or None
-    if fallback is not None and fallback not in _FALLBACKS:
+    fallback = fallback or environment.fallback()
+    if fallback not in _FALLBACKS:
         raise ValueError(f"fallback must be 'asyncio' or None, not {fallback!r}")
     try:
         return _new_loop(options)
