@@ -322,10 +322,11 @@ def _advice(code: int) -> tuple[str, str]:
     """Why io_uring_setup failed with this errno, and what to do about it."""
     disabled = _sysctl("io_uring_disabled")
     if code in (errno.EPERM, errno.EACCES) and disabled not in ("", "0"):
-        who = "everyone" if disabled == "2" else "all without CAP_SYS_ADMIN"
+        who = "everyone" if disabled == "2" else "all without CAP_SYS_ADMIN that are not in a group for it"
         return (
             f"io_uring is switched off for {who} on this system (sysctl kernel.io_uring_disabled={disabled})",
-            f"Set kernel.io_uring_disabled=0, or {_USE_FALLBACK}",
+            "Set kernel.io_uring_disabled=0 (or 1, with the user in the group that kernel.io_uring_group names), "
+            f"or {_USE_FALLBACK}",
         )
     if code in (errno.EPERM, errno.EACCES):
         return "io_uring is forbidden to this process, most likely by seccomp", _SECCOMP
