@@ -217,6 +217,38 @@ async def test_connection_that_waits_to_be_accepted_ends_with_the_server(family:
     peer.close()
 
 
+async def test_what_is_due_comes_before_connection_made_and_bytes_after_its_tasks(family: str, tmp_path: Path) -> None:
+    steps: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    class Server(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            loop.call_soon(steps.append, "due")
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            steps.append("made")
+            self.task = loop.create_task(self.work())
+
+        async def work(self) -> None:
+            steps.append("task")
+
+        def data_received(self, data: bytes) -> None:
+            steps.append("data")
+            self.transport.close()
+
+    server = await listen(family, Server, tmp_path)
+    with connect_plainly(address_of(server)) as client:
+        client.sendall(b"x")
+        await eventually(lambda: "data" in steps and "task" in steps)
+    made = [step for step in steps if step != "data"]
+    assert made == ["due", "made", "task"]
+    if loop_kind() != "uvloop":  # there, data may come before a task of connection_made has begun
+        assert steps[-1] == "data"
+    await closed(server)
+
+
 async def test_connections_outlive_the_close_of_their_server(family: str, tmp_path: Path) -> None:
     server = await listen(family, Echo, tmp_path)
     client = await connect(Recorder, address_of(server))

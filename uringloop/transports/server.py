@@ -91,7 +91,12 @@ class Listener:
                 {"message": "Error on transport creation for incoming connection", "exception": exc}
             )
             return
-        transport.start()
+        if self._loop._ready:
+            # As on asyncio: what is due, by the factory or before it, comes before connection_made, and a task that is
+            # made there begins before the first bytes come (hence the waiter, for whom nobody waits).
+            self._loop.call_soon(transport.start, self._loop.create_future())
+        else:
+            transport.start()
 
     def _on_failed(self, error: int) -> None:
         exc = OSError(error, os.strerror(error))
