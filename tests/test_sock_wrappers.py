@@ -97,3 +97,15 @@ async def test_mock_that_says_it_is_a_socket_waits() -> None:
         mock.recv = Mock(side_effect=[BlockingIOError, b"data"])
         far.send(b"x")
         assert await soon(asyncio.get_running_loop().sock_recv(mock, 4)) == b"data"
+
+
+async def test_calls_wait_where_the_name_of_the_class_is_something_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        with monkeypatch.context() as patch:  # as tests do that give a program sockets of their own
+            patch.setattr(socket, "socket", lambda *arguments: near)
+            receiving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(near, 4))
+            await asyncio.sleep(0)
+        far.send(b"data")
+        assert await soon(receiving) == b"data"

@@ -22,7 +22,7 @@ import select
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from uringloop import compat
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
+_SOCKET: Final = socket.socket  # programs put other things in its place, tests above all
 _kind_of = _socket.socket.type.__get__  # without the enum that socket.socket makes of it
 _STREAM = int(socket.SOCK_STREAM)
 
@@ -48,7 +49,7 @@ class KeptSockets:
     def keep(self, call: object, sock: socket.socket) -> None:
         # socket.socket counts its users so. What only stands for a socket may show the count, but not let it be set; a
         # mock says by its __class__ that it is one, so its type is asked.
-        if issubclass(type(sock), socket.socket):
+        if issubclass(type(sock), _SOCKET):
             sock._io_refs += 1  # type: ignore[attr-defined]
             self._socks[call] = sock
 
@@ -74,7 +75,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         # The one that servers live on is in one frame, the wait of `_when_ready` included: a tenth of a request.
-        if type(sock) is not socket.socket or self._debug:
+        if type(sock) is not _SOCKET or self._debug:
             self._check_socket(sock)
         fd, emptied = sock.fileno(), self._kept.emptied
         if fd in emptied and n > 0:  # what needs no bytes, or fails, does not wait for any
@@ -140,7 +141,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         return await self._when_ready(sock, select.POLLIN, lambda: sock.recvfrom_into(buf, nbytes))
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
-        if type(sock) is not socket.socket or self._debug:
+        if type(sock) is not _SOCKET or self._debug:
             self._check_socket(sock)
         try:
             sent = sock.send(data)
@@ -198,7 +199,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
 
     def _remember_emptied(self, sock: socket.socket) -> None:
         # Of a datagram socket each receive brings less than it might.
-        if type(sock) is socket.socket and _kind_of(sock) == _STREAM:
+        if type(sock) is _SOCKET and _kind_of(sock) == _STREAM:
             self._kept.emptied.add(sock.fileno())
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
@@ -220,7 +221,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
         return await splice.send_file(self._operations, _Target(self, sock), fd, offset, count, any_error=True)
 
     def _check_socket(self, sock: socket.socket) -> None:
-        if type(sock) is not socket.socket:
+        if type(sock) is not _SOCKET:
             compat.check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
