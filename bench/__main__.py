@@ -29,6 +29,7 @@ class Request:
     loops: Sequence[str]
     rounds: int
     seconds: float
+    near: int | None
     json: Path | None
 
 
@@ -40,6 +41,12 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     parser.add_argument("--list", action="store_true", help="list the questions and their cases, and end")
     parser.add_argument("--rounds", type=int, help=f"default: {DEFAULT_ROUNDS}")
     parser.add_argument("--seconds", type=float, help=f"a measurement's time (default: {DEFAULT_SECONDS})")
+    parser.add_argument(
+        "--near",
+        type=int,
+        metavar="NS",
+        help="only while a cache line goes to and fro between the two cores in so many nanoseconds (see README.md)",
+    )
     parser.add_argument("--quick", action="store_true", help="few and short rounds: a trial, no result")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     given = parser.parse_args()
@@ -60,9 +67,11 @@ def parse_command_line(known: Mapping[str, Question]) -> Request:
     seconds = given.seconds if given.seconds is not None else QUICK_SECONDS if given.quick else DEFAULT_SECONDS
     if rounds < 1 or seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
+    if given.near is not None and given.near <= 0:
+        parser.error("--near must be positive")
     if given.json and not given.json.parent.is_dir():  # to be told before the run, not after it
         parser.error(f"no such folder: {given.json.parent}")
-    return Request(questions, cases, chosen_loops, rounds, seconds, given.json)
+    return Request(questions, cases, chosen_loops, rounds, seconds, given.near, given.json)
 
 
 def _listing(questions: Mapping[str, Question]) -> str:
@@ -130,13 +139,18 @@ def main() -> int:
     results: list[Measured] = []
     interrupted = False
     try:
-        measure_all(request, Plan(list(present), request.rounds, request.seconds, cores), results)
+        measure_all(request, Plan(list(present), request.rounds, request.seconds, cores, request.near), results)
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted", file=sys.stderr)
     print_report(request, about, results)
     if request.json:
-        settings = {"rounds": request.rounds, "seconds": request.seconds, "interrupted": interrupted}
+        settings = {
+            "rounds": request.rounds,
+            "seconds": request.seconds,
+            "near": request.near,
+            "interrupted": interrupted,
+        }
         request.json.write_text(
             json.dumps(report.as_json(about, settings, request.questions, results), indent=2) + "\n"
         )

@@ -35,6 +35,12 @@ and the load comes from another. The loops take turns, and each figure is the me
 A ratio is *their cost in ours*, formed within each round: above 1, {ours} is the cheaper. Below, "asked" is what the
 project asks of itself, against the loop that is named: the better of those that it wants to be measured by, mostly
 uvloop and rloop. Of {asked} such lines {met} are reached.
+{nearness}"""
+
+NEARNESS = """
+It was measured while a cache line went to and fro between the two cores in less than {near} ns. On a virtual machine
+that changes as it runs; farther apart a request costs more, on all loops
+([why]({readme}#how-far-apart-the-cores-are)).
 """
 
 METHOD = """\
@@ -44,7 +50,8 @@ METHOD = """\
 
 - The sender pays for delivery on loopback, on all loops. That brings ratios closer to 1.
 - Load and server wait for each other, so latencies are those of a system at its limit.
-- Two cores of one virtual machine are not a quiet place. A ratio whose range includes 1 says nothing.
+- Two cores of one virtual machine are not a quiet place, and not always equally far apart ("cores apart ns"). A ratio
+  whose range includes 1 says nothing.
 - An echo server does nothing. An application adds its own time to both sides of a ratio.
 - System calls are counted while strace slows them down, so turns of the loop are longer there than elsewhere.
 - A loop that fails in a case is shown with the reason; nothing is left out.
@@ -56,6 +63,8 @@ class Results:
     machine: Mapping[str, Any]
     rounds: str
     seconds: str
+    near: str
+    """So many nanoseconds, or None."""
     cases: Sequence[Mapping[str, Any]]
 
     def by_question(self) -> dict[str, list[Mapping[str, Any]]]:
@@ -68,11 +77,12 @@ class Results:
 def read(paths: Sequence[Path]) -> Results:
     runs = [json.loads(path.read_text()) for path in paths]
     cases = {(case["question"], case["case"]): case for run in runs for case in run["results"]}
-    return Results(runs[-1]["machine"], _setting(runs, "rounds"), _setting(runs, "seconds"), list(cases.values()))
+    rounds, seconds, near = (_setting(runs, name) for name in ("rounds", "seconds", "near"))
+    return Results(runs[-1]["machine"], rounds, seconds, near, list(cases.values()))
 
 
 def _setting(runs: Sequence[Mapping[str, Any]], name: str) -> str:
-    return " or ".join(str(value) for value in sorted({run["settings"][name] for run in runs}))
+    return " or ".join(sorted({str(run["settings"].get(name)) for run in runs}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,7 +191,11 @@ def command(results: Results) -> str:
     usual = {name for name, question in discover().items() if any(case.default for case in question.cases)}
     if not usual <= results.by_question().keys():
         parts += results.by_question()
-    settings = (("--rounds", results.rounds, DEFAULT_ROUNDS), ("--seconds", results.seconds, DEFAULT_SECONDS))
+    settings = (
+        ("--rounds", results.rounds, DEFAULT_ROUNDS),
+        ("--seconds", results.seconds, DEFAULT_SECONDS),
+        ("--near", results.near, None),
+    )
     for option, value, default in settings:
         if value != str(default) and " or " not in value:
             parts.append(f"{option} {value}")
@@ -195,6 +209,7 @@ def write_page(results: Results, page: Path, readme: str) -> None:
     targets = [case["target"] for case in results.cases if case["target"]]
     met = sum(target["met"] for target in targets)
     about = {"rounds": results.rounds, "seconds": results.seconds, "asked": len(targets), "met": met}
+    about["nearness"] = "" if results.near == "None" else NEARNESS.format(near=results.near, readme=readme)
     parts = [INTRODUCTION.format(page=page, ours=OURS, command=command(results), **about)]
     parts += ["## In short\n", machine_table(results.machine) + "\n", target_table(results.cases) + "\n"]
     for name, cases in results.by_question().items():

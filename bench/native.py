@@ -39,6 +39,7 @@ PROGRAMS = {
     "connects": Program(("connects.c", "common.c")),
     "stream": Program(("stream.c", "common.c")),
     "limit": Program(("limit.c", "common.c")),
+    "distance": Program(("distance.c", "common.c"), ("-pthread",)),
 }
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from . import distance
 from .loops import OURS
 from .machine import Cores
 from .question import Case, Failed, Run, Sample
@@ -21,6 +22,8 @@ class Plan:
     rounds: int
     seconds: float
     cores: Cores
+    near: float | None = None
+    """How far apart the cores may be, in nanoseconds; see distance.py."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def measure_case(question: str, case: Case, plan: Plan) -> Measured:
                 continue
             _progress(f"{question} {case.name}, round {number + 1} of {plan.rounds}: {name} ")
             try:
-                sample = case.measure(Run(name, plan.seconds, plan.cores))
+                sample = distance.measure(case, Run(name, plan.seconds, plan.cores), plan.near)
             except (Failed, OSError) as failure:
                 outcome.failure = str(failure) or repr(failure)
                 _progress(f"failed: {failure}\n")

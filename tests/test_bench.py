@@ -5,6 +5,7 @@ The figures themselves mean nothing here: a round is as short as can be.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 from support import PATIENCE
 
 from bench import __main__ as program
-from bench import document, floor, launch, loops, memory, native, profile, question, report
+from bench import distance, document, floor, launch, loops, memory, native, profile, question, report
 from bench.machine import Cores
 from bench.question import Case, Cost, Failed, Question, Ratio, Run, Sample
 from bench.rounds import Measured, Outcome, Plan, measure_case
@@ -79,6 +80,7 @@ def test_question_gives_figures_on_uringloop(name: str, case: Case) -> None:
     assert (told["question"], told["unit"]) == (name, QUESTIONS[name].unit)
     for loop in told["loops"].values():
         (sample,) = loop["samples"]
+        assert ("cores apart ns" in sample) is not Cores.choose().shared
         assert 0 < sample["cost"] == loop["cost"]["median"] < 1e6
         assert all(figure >= 0 for figure in sample.values())
         assert loop["ratio"]["median"] > 0
@@ -273,6 +275,54 @@ def test_target_is_judged_by_the_best_of_those_named(
     assert (verdict.found, verdict.against, verdict.met) == (found, against, met)
 
 
+@pytest.fixture
+def cores_apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """What the cores will be apart, each time that it is measured; all of it must be asked for."""
+    coming: list[float] = []
+    monkeypatch.setattr(distance, "between", lambda _: coming.pop(0))
+    monkeypatch.setattr(distance, "LOOK_AGAIN_SECONDS", 0)
+    yield coming
+    assert coming == []
+
+
+APART = Run("uringloop", SECONDS, Cores(server=0, load=1))
+
+
+def numbered() -> Case:
+    """Its samples cost 1, 2, 3 ..."""
+    costs = itertools.count(1)
+    return Case("case", lambda _: Sample(next(costs)))
+
+
+def test_distance_of_the_cores_is_told_with_a_sample(cores_apart: list[float]) -> None:
+    cores_apart += [80, 400]
+    assert distance.measure(numbered(), APART, None) == Sample(1, {"cores apart ns": 400})
+
+
+def test_sample_is_taken_when_the_cores_are_near_and_again_if_they_did_not_stay_so(cores_apart: list[float]) -> None:
+    cores_apart += [400, 400, 80, 400, 400, 90, 80]
+    assert distance.measure(numbered(), APART, 150) == Sample(2, {"cores apart ns": 90})
+
+
+def test_sample_is_taken_in_the_end_though_the_cores_are_never_near(
+    cores_apart: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distance, "PATIENCE_SECONDS", -1)
+    cores_apart += [400, 390]
+    assert distance.measure(numbered(), APART, 150) == Sample(1, {"cores apart ns": 400})
+
+
+def test_distance_of_cores_is_what_a_cache_line_takes() -> None:
+    cores = Cores.choose()
+    if cores.shared:
+        with pytest.raises(Failed, match="one core"):
+            distance.between(cores)
+    else:
+        assert 1 < distance.between(cores) < 1e6
+    with pytest.raises(Failed, match="bad core"):
+        distance.between(Cores(server=0, load=10**6))
+
+
 def test_target_is_not_judged_where_nothing_can_be_compared() -> None:
     case = Case("case", costing(uringloop=4), target=Ratio(1.0))
     assert judge(measure_case("question", case, plan("uringloop", "uvloop"))) is None
@@ -300,6 +350,7 @@ def test_results_become_a_page(
     pages = tmp_path / "docs"
     pages.mkdir()
     echo = ["echo", "--case", "64Bx1", "--loops", "uringloop,uvloop", "--rounds", "2", "--seconds", str(SECONDS)]
+    echo += ["--near", "1000000"]
     assert run_program(monkeypatch, *echo, "--json", str(tmp_path / "echo.json")) == 0
     told = json.loads((tmp_path / "echo.json").read_text())
     assert {"kernel", "cpu", "python", "loops"} <= set(told["machine"])
@@ -317,6 +368,7 @@ def test_results_become_a_page(
     assert run_program(monkeypatch, "report", *files, "--page", str(page)) == 0
     text = page.read_text()
     assert "failed: it is broken" in text
+    assert "--near 1000000 --json" in text
     assert re.search(r"\| made up \|.*\| 0\.50 \(uvloop\) \| 1\.00 \| \*\*no\*\* \|", text)
     charts = re.findall(r"!\[.*\]\((.+\.svg)\)", text)
     assert len(charts) == 2
