@@ -271,7 +271,8 @@ class Reactor:
         self.endpoint_abort: Callable[[int], int] = partial(_lib.ul_endpoint_abort, endpoints)
         self._datagram_pool: Pool | None = None
         self._operation_start: Callable[..., int] = partial(_lib.ul_operation_start, operations)
-        self._operation_poll: Callable[[int, int], int] = partial(_lib.ul_operation_poll, operations)
+        # fd, mask of poll(2) -> token of one wait until it is ready, or -errno
+        self.operation_poll: Callable[[int, int], int] = partial(_lib.ul_operation_poll, operations)
         self.operation_cancel: Callable[[int], int] = partial(_lib.ul_operation_cancel, operations)
 
     def events(self, count: int) -> Iterator[Event]:
@@ -369,7 +370,7 @@ class Reactor:
 
     def poll_start(self, fd: int, mask: int) -> int:
         """A token for one wait until `fd` is ready for `mask` (poll(2)). Raises OSError."""
-        return _checked(self._operation_poll(fd, mask))
+        return _checked(self.operation_poll(fd, mask))
 
     def operation_start(
         self,

@@ -219,7 +219,11 @@ class RingSelector(_BaseSelectorImpl):
     def hand_out_other(self, kind: int, token: int, a: int, b: int) -> None:
         """Hand out an event that is not DATA; core/engine.h tells what its values are."""
         if kind == EVENT_DONE:
-            self._on_done(token, a)
+            waiting = self.waiting.pop(token, None)
+            if waiting is None:
+                self._on_done(token, a)
+            elif not waiting.done():
+                waiting.set_result(a)
         elif kind == EVENT_ACCEPTED:
             self._on_accepted(token, a, b)
         elif kind == EVENT_EOF:
@@ -246,11 +250,6 @@ class RingSelector(_BaseSelectorImpl):
         return self.streams.get(event[1])
 
     def _on_done(self, token: int, result: int) -> None:
-        waiting = self.waiting.pop(token, None)
-        if waiting is not None:
-            if not waiting.done():
-                waiting.set_result(result)
-            return
         operation = self.operations.pop(token, None)
         if operation is not None:
             operation.complete(result)
