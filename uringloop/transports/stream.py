@@ -391,6 +391,13 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def on_lost(self, error: int) -> None:
         """The core is done with the socket; `error` is the errno that ended it, if one did."""
+        if self._reading is Reading.WAITING and self._loop._ready:
+            # Aborted between two runs, the first of which was interrupted: connection_made may still be due.
+            self._loop.call_soon(self._lose, error)
+        else:
+            self._lose(error)
+
+    def _lose(self, error: int) -> None:
         exc, self._lost_because = self._lost_because, None  # its traceback may lead back here
         if exc is None and error and self._life is not Life.ABORTED:
             exc = OSError(error, os.strerror(error))
