@@ -136,6 +136,38 @@ def test_fallback_asked_for_in_the_environment_gives_the_loop_of_asyncio_and_one
     assert completed.stderr.count("RuntimeWarning") == 1, completed.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "error"), [("nonsense=1", "TypeError"), ("entries=3", "ValueError"), ("files='many'", "TypeError")]
+)
+def test_fallback_takes_no_options_that_are_wrong(option: str, error: str) -> None:
+    run_program(
+        f"""
+        import uringloop, warnings
+        warnings.simplefilter("error")
+        try:
+            uringloop.new_event_loop(fallback="asyncio", {option})
+        except {error} as exc:
+            assert "{option.split("=")[0]}" in str(exc), exc
+        else:
+            raise AssertionError("it was taken")
+        """,
+        refusal="EPERM",
+    )
+
+
+def test_fallback_takes_options_that_it_has_no_use_for() -> None:
+    run_program(
+        """
+        import asyncio, uringloop, warnings
+        warnings.simplefilter("ignore")
+        loop = uringloop.new_event_loop(fallback="asyncio", entries=64, buffers=8, files=10, hardened=True)
+        assert type(loop) is asyncio.SelectorEventLoop
+        loop.close()
+        """,
+        refusal="EPERM",
+    )
+
+
 def test_fallback_is_not_a_loop_of_the_wrong_class_to_run() -> None:
     run_program(
         """

@@ -435,12 +435,12 @@ class Loop(Scheduling, SocketCoroutines):
 
 def choose_options(
     *,
-    entries: int | None,
-    buffers: int | None,
-    buffer_size: int | None,
-    files: int | None,
-    datagram_buffers: int | None,
-    hardened: bool | None,
+    entries: int | None = None,
+    buffers: int | None = None,
+    buffer_size: int | None = None,
+    files: int | None = None,
+    datagram_buffers: int | None = None,
+    hardened: bool | None = None,
 ) -> Options:
     """The options given, and for the others what suits this kernel and this process."""
     found = probe()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from uringloop import environment
-from uringloop.loop import Loop
+from uringloop.loop import Loop, choose_options
 from uringloop.probe import Unavailable, explain, forget, probe
 
 _T = TypeVar("_T")
@@ -25,7 +25,8 @@ def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.Ab
     fallback: "asyncio" for asyncio's own loop, with one RuntimeWarning, where io_uring cannot be used. The
     environment variable URINGLOOP_FALLBACK says the same for a whole program.
 
-    Raises Unavailable (an OSError) where io_uring cannot be used and there is no fallback.
+    Raises Unavailable (an OSError) where io_uring cannot be used and there is no fallback; ValueError or TypeError for
+    options that cannot be, also where the fallback has no use for them.
     """
     fallback = fallback or environment.fallback()
     if fallback not in _FALLBACKS:
@@ -35,6 +36,7 @@ def new_event_loop(*, fallback: str | None = None, **options: Any) -> asyncio.Ab
     except Unavailable as unavailable:
         if fallback is None:
             raise
+        choose_options(**options).check()  # what is wrong where io_uring is there is wrong here too
         _warn_of_fallback(unavailable)
         return asyncio.SelectorEventLoop()
 
