@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import launch, machine
+from . import distance, launch, machine
 from .question import Case, Failed, Question, Run, discover
 
 SAMPLES_A_SECOND = 4000
@@ -85,12 +85,12 @@ def group_of(file: str) -> str:
     return "other libraries"
 
 
-def profiled(case: Case, run: Run) -> Profile:
+def profiled(case: Case, run: Run, near: int | None) -> Profile:
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder, "perf.data"))
         launch.when_ready = recorder.begin
         try:
-            cost = case.measure(run).cost
+            cost = distance.measure(case, run, near).cost
         finally:
             launch.when_ready = None
             recorder.end()
@@ -112,6 +112,7 @@ def main() -> int:
     parser.add_argument("case")
     parser.add_argument("--loops", default="uringloop,uvloop,rloop")
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--near", type=int, metavar="NS", help="as of python -m bench")
     given = parser.parse_args()
     question = known[given.question]
     cases = {case.name: case for case in question.cases}
@@ -124,7 +125,7 @@ def main() -> int:
     profiles = {}
     for loop in given.loops.split(","):
         try:
-            profiles[loop] = profiled(cases[given.case], Run(loop, given.seconds, cores))
+            profiles[loop] = profiled(cases[given.case], Run(loop, given.seconds, cores), given.near)
         except Failed as failure:
             print(f"{loop}: {failure}", file=sys.stderr)
     print(f"{given.question}, {given.case}:\n\n{table(question, profiles)}")
