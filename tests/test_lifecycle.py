@@ -194,6 +194,15 @@ def test_closed_loop_can_be_closed_again_and_does_nothing_else(new_loop: LoopFac
             use()
 
 
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no selector
+def test_selector_of_a_closed_loop_refuses_to_select(new_loop: LoopFactory) -> None:
+    loop: Any = new_loop()
+    selector = loop._selector
+    loop.close()
+    with pytest.raises((RuntimeError, ValueError), match="closed"):
+        selector.select(0)
+
+
 @pytest.mark.parametrize("name", ["asyncio", "uringloop"])  # libuv's handles keep uvloop's until the collector comes
 def test_closed_loop_is_freed_without_the_collector(name: str) -> None:
     loop = LOOPS[name]()

@@ -58,11 +58,7 @@ class RingSelector(_BaseSelectorImpl):
     def __init__(self, reactor: Reactor) -> None:
         super().__init__()
         self._reactor = reactor
-        # For the loop's turn, and in reach of it without another step.
-        self.tick = reactor.tick
-        self.pointer = reactor.pointer
-        self.pool = reactor.pool
-        self.events = reactor.events
+        self.events = reactor.events  # for the loop's turn, and in reach of it without another step
         self.behind = False  # there is something for `catch_up`
         # Who hears of what, by token.
         self.streams: dict[int, StreamOwner] = {}
@@ -156,11 +152,11 @@ class RingSelector(_BaseSelectorImpl):
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Submit, wait at most `timeout` seconds (None: no limit), hand the events out; the file objects that are
-        ready."""
+        ready. Raises RuntimeError when it is closed."""
         timeout_ns = -1 if timeout is None else min(max(int(timeout * NANOSECONDS), 0), TIMEOUT_MAX_NS)
         if self.behind:
             self.catch_up()
-        self.hand_out(self.tick(self.pointer, timeout_ns))
+        self.hand_out(self._reactor.tick(self._reactor.pointer, timeout_ns))
         return self.take_ready()
 
     def take_ready(self) -> list[tuple[SelectorKey, int]]:
@@ -210,7 +206,7 @@ class RingSelector(_BaseSelectorImpl):
             return
         try:
             stream = self.streams[token]
-            stream._context.run(stream._sink, self.pool[start:stop])
+            stream._context.run(stream._sink, self._reactor.pool[start:stop])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
