@@ -20,6 +20,7 @@ from uringloop.files import requests
 from uringloop.files.requests import (
     AT_FDCWD,
     AT_FILE_POSITION,
+    FSYNC_DATASYNC,
     Path,
     close_fd,
     in_thread,
@@ -60,7 +61,6 @@ _AT_NO_AUTOMOUNT: Final = 0x800  # stat(2) mounts nothing, statx(2) may
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BYTES: Final = 256
 _XATTR_SIZE_MAX: Final = 65536  # the kernel's limit for a value
-_FSYNC_DATASYNC: Final = 1
 _COPY_BYTES: Final = 64 * 1024  # at a time, where bytes go through Python
 
 
@@ -342,7 +342,7 @@ async def fsync(fd: int) -> None:
 
 async def fdatasync(fd: int) -> None:
     """os.fdatasync: FSYNC."""
-    await _fsync(os.fdatasync, fd, _FSYNC_DATASYNC)
+    await _fsync(os.fdatasync, fd, FSYNC_DATASYNC)
 
 
 async def _fsync(otherwise: Callable[[int], None], fd: int, flags: int) -> None:

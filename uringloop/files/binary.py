@@ -297,7 +297,7 @@ class BinaryFile(Descriptor):
     async def fdatasync(self) -> None:
         """Flush, and wait until the bytes of the file are on the disk."""
         await self.flush()
-        await self._sync(1)
+        await self._sync(requests.FSYNC_DATASYNC)
 
     async def _flush(self) -> None:
         while self._dirty:

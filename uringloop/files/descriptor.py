@@ -22,7 +22,6 @@ IN_PLACE_MAX: Final = 256 * 1024
 # Bytes that are read in place before the loop gets a turn, and what a read counts for beside its bytes.
 _TURN_BYTES: Final = 128 * 1024
 _TURN_READ_BYTES: Final = 8 * 1024
-_FSYNC_DATASYNC: Final = 1
 
 
 class _Turn:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 AT_FDCWD: Final = -100
+FSYNC_DATASYNC: Final = 1
 AT_FILE_POSITION: Final = -1  # as offset: where the file is, which then moves on
 REQUEST_MAX: Final = 1 << 30  # bytes; the kernel's limit for one read or write is a little below 2 GiB
 OFFSET_MAX: Final = (1 << 63) - 1
