@@ -80,10 +80,6 @@ struct abi_fact {
     FIELD(io_uring_probe, ops_len, ops_len, 1)                        \
     FIELD(io_uring_probe, ops, ops, 16)                               \
     FIELD(io_uring_probe_op, flags, flags, 2)                         \
-    FIELD(io_uring_sync_cancel_reg, addr, addr, 0)                    \
-    FIELD(io_uring_sync_cancel_reg, fd, fd, 8)                        \
-    FIELD(io_uring_sync_cancel_reg, flags, flags, 12)                 \
-    FIELD(io_uring_sync_cancel_reg, timeout, timeout, 16)             \
     FIELD(io_uring_restriction, opcode, opcode, 0)                    \
     FIELD(io_uring_restriction, what, register_op, 2)
 
@@ -103,8 +99,7 @@ struct abi_fact {
     SIZE(io_uring_recvmsg_out, 16)    \
     SIZE(io_uring_probe_op, 8)        \
     SIZE(io_uring_probe, 16)          \
-    SIZE(io_uring_restriction, 16)    \
-    SIZE(io_uring_sync_cancel_reg, 64)
+    SIZE(io_uring_restriction, 16)
 
 /* VALUE(name, number): what a header of Linux 6.1, the oldest that the loop runs on, has. */
 #define ABI_VALUES(VALUE)                        \
@@ -141,7 +136,6 @@ struct abi_fact {
     VALUE(IORING_UNREGISTER_RING_FDS, 21)        \
     VALUE(IORING_REGISTER_PBUF_RING, 22)         \
     VALUE(IORING_UNREGISTER_PBUF_RING, 23)       \
-    VALUE(IORING_REGISTER_SYNC_CANCEL, 24)       \
     VALUE(IORING_RSRC_REGISTER_SPARSE, 0x1)      \
     VALUE(IORING_OP_NOP, 0)                      \
     VALUE(IORING_OP_READV, 1)                    \

@@ -118,6 +118,7 @@ struct io_uring_recvmsg_out { /* what a multishot recvmsg writes before the name
     uint32_t namelen, controllen, payloadlen, flags;
 };
 static_assert(sizeof(struct io_uring_recvmsg_out) == 16, "io_uring_recvmsg_out size");
+
 struct io_uring_probe_op {
     uint8_t op, resv;
     uint16_t flags;
@@ -133,16 +134,6 @@ static_assert(sizeof(struct io_uring_probe_op) == 8, "io_uring_probe_op size");
 static_assert(sizeof(struct io_uring_probe) == 16, "io_uring_probe size");
 static_assert(offsetof(struct io_uring_probe, ops_len) == 1, "io_uring_probe ops_len");
 static_assert(offsetof(struct io_uring_probe_op, flags) == 2, "io_uring_probe_op flags");
-
-struct io_uring_sync_cancel_reg {
-    uint64_t addr;
-    int32_t fd;
-    uint32_t flags;
-    struct __kernel_timespec timeout;
-    uint8_t opcode, pad[7];
-    uint64_t pad2[3];
-};
-static_assert(sizeof(struct io_uring_sync_cancel_reg) == 64, "io_uring_sync_cancel_reg size");
 
 struct io_uring_restriction {
     uint16_t opcode;
@@ -196,7 +187,6 @@ static_assert(sizeof(struct io_uring_restriction) == 16, "io_uring_restriction s
 #define IORING_UNREGISTER_RING_FDS 21
 #define IORING_REGISTER_PBUF_RING 22
 #define IORING_UNREGISTER_PBUF_RING 23
-#define IORING_REGISTER_SYNC_CANCEL 24
 #define IORING_RSRC_REGISTER_SPARSE (1U << 0)
 #define IOU_PBUF_RING_INC 2 /* 6.12 */
 #define IO_URING_OP_SUPPORTED (1U << 0)
@@ -252,7 +242,7 @@ enum io_uring_op {
 /* sqe->len for poll */
 #define IORING_POLL_ADD_MULTI (1U << 0) /* 5.13 */
 
-/* sqe->op_flags for ASYNC_CANCEL, and io_uring_sync_cancel_reg.flags */
+/* sqe->op_flags for ASYNC_CANCEL */
 #define IORING_ASYNC_CANCEL_ALL (1U << 0)
 #define IORING_ASYNC_CANCEL_ANY (1U << 2)
 
