@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import weakref
 from asyncio import base_events, base_subprocess, constants, sslproto, unix_events
+from asyncio.log import logger
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +19,6 @@ LOG_THRESHOLD_FOR_CONNLOST_WRITES: int = constants.LOG_THRESHOLD_FOR_CONNLOST_WR
 
 # The pipes and the protocol of a process; how it starts and how its end is heard of is left to a subclass.
 BaseSubprocessTransport: Any = base_subprocess.BaseSubprocessTransport
-logger: logging.Logger = base_events.logger  # type: ignore[attr-defined]
 
 # Raises TypeError for an SSL socket, which cannot be used without blocking.
 check_ssl_socket: Callable[[Any], None] = base_events._check_ssl_socket  # type: ignore[attr-defined]
@@ -101,7 +100,7 @@ class LoopFreeLock(asyncio.Lock):
 def log_slow(what: Any, seconds: float) -> None:
     """asyncio's debug-mode warning about a callback that held up the loop; `what` is a handle, or a transport."""
     described = base_events._format_handle(what) if isinstance(what, asyncio.Handle) else repr(what)  # type: ignore[attr-defined]
-    base_events.logger.warning("Executing %s took %.3f seconds", described, seconds)  # type: ignore[attr-defined]
+    logger.warning("Executing %s took %.3f seconds", described, seconds)
 
 
 def make_everywhere(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+from asyncio.log import logger
 from typing import TYPE_CHECKING, Any
 
 from uringloop import compat
@@ -97,7 +98,7 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
             try:
                 _, status = os.waitpid(self._pid, 0)
             except ChildProcessError:
-                compat.logger.warning(
+                logger.warning(
                     "child process pid %d exit status already read: will report returncode %d",
                     self._pid,
                     UNKNOWN_EXIT_CODE,
