@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from uringloop.reactor import raise_errno
+
 if TYPE_CHECKING:
     from uringloop.reactor import Reactor
     from uringloop.selector import RingSelector
@@ -136,4 +138,4 @@ class Operations:
             self._reactor.operation_cancel(token)
             raise
         if result < 0:
-            raise OSError(-result, os.strerror(-result))
+            raise_errno(result)

@@ -160,7 +160,7 @@ def _check_power_of_two(name: str, value: int, maximum: int) -> None:
         raise ValueError(f"{name} must be a power of two from 1 to {maximum}, not {value}")
 
 
-def raise_errno(code: int) -> None:
+def raise_errno(code: int) -> NoReturn:
     """Raise -code as the OSError that asyncio users know."""
     raise OSError(-code, os.strerror(-code))
 
@@ -439,7 +439,7 @@ def _checked(token: int) -> int:
     return token
 
 
-def raise_tick_error(code: int) -> None:
+def raise_tick_error(code: int) -> NoReturn:
     """Raise what a tick (or `begin`) failed with."""
     error = -code
     if error == errno.EEXIST:

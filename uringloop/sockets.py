@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import os
 import select
 import socket
 from collections.abc import Callable, Mapping
@@ -252,7 +251,7 @@ class SocketCoroutines(asyncio.SelectorEventLoop):
                     self._reactor.operation_cancel(token)
                     raise
                 if result < 0:
-                    raise OSError(-result, os.strerror(-result))
+                    raise_errno(result)
                 try:
                     return call()
                 except _WOULD_BLOCK:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from uringloop import addresses, compat
-from uringloop.reactor import pin
+from uringloop.reactor import pin, raise_errno
 from uringloop.transports.base import (
     HIGH_WATER,
     LOW_WATER,
@@ -330,7 +330,7 @@ class StreamTransport(ReceivingTransport, NativeTransport):
         self._writable = False
         error = self._reactor.stream_write_eof(self._token)
         if error < 0:
-            raise OSError(-error, os.strerror(-error))
+            raise_errno(error)
 
     def _make_empty_waiter(self) -> asyncio.Future[None]:
         # asyncio's sendfile, which has paused reading, waits with this until what was written before it is sent. Until
