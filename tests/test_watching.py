@@ -280,6 +280,7 @@ async def test_many_connections_on_one_loop_take_turns() -> None:
 
     def count(number: int) -> None:
         read[number] += len(pairs[number][0].recv(1))
+        assert max(read) - min(read) <= 1
 
     for number, (near, far) in enumerate(pairs):
         loop.add_reader(near, count, number)
