@@ -241,16 +241,21 @@ def anchors(document: Path) -> set[str]:
 
 @each(DOCUMENTS)
 def test_names_of_ours_exist(path: Path) -> None:
-    """Functions and constants of the core, and files, that a document speaks of."""
+    """Functions and constants of the core, attributes of classes, and files, that a document speaks of."""
     sources = "\n".join(source.read_text() for source in SOURCES)
     names = set(re.findall(r"\b[uU][lL]_\w+", path.read_text()))
     assert {name for name in names if not re.search(rf"\b{name}\b", sources)} == set()
+    of_classes = re.findall(r"`([A-Z]\w+)\.(\w+)`", path.read_text())
+    absent = {f"{of}.{name}" for of, name in of_classes if not re.search(rf"\b{name}\b", CLASSES.get(of, ""))}
+    assert absent - OF_OTHERS == set()
     known = {source.name for source in [*SOURCES, *DOCUMENTS]}
     named = set(re.findall(r"`(?:\w+/)*(\w+\.(?:py|[ch]))`", path.read_text()))
     assert named - known - OF_OTHERS == set()
 
 
 OF_OTHERS = {"server.py", "Python.h"}
+# The text of the module, by the classes in it.
+CLASSES = {name: path.read_text() for path in MODULES for name in re.findall(r"^class (\w+)", path.read_text(), re.M)}
 
 
 def readme_command(name: str) -> str:
