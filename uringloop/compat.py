@@ -1,4 +1,4 @@
-"""Every difference between Python versions, and every private seam of asyncio that the loop stands on."""
+"""Differences between Python versions, and private names of asyncio's modules that the loop stands on."""
 
 from __future__ import annotations
 

@@ -88,8 +88,7 @@ def run(
 
 def install() -> None:
     """Make asyncio use this loop everywhere. `asyncio.run(..., loop_factory=uringloop.new_event_loop)` does it for
-    one place, and lasts
-    longer: policies go away in Python 3.16."""
+    one place, and lasts longer: policies go away in Python 3.16."""
     if sys.version_info >= (3, 12):
         warnings.warn(
             "uringloop.install() is deprecated since Python 3.12 in favor of uringloop.run() and loop_factory.",

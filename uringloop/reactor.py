@@ -1,7 +1,7 @@
 """The typed face of the C core: the one file that touches cffi, and where `Any` stops.
 
 A `Reactor` owns a ring and its tables. What it hands out are tokens (int), errors are raised as OSError, and its
-hot calls (`wait`, `stream_write`, `stream_send_now`, `endpoint_write`) are bound to their C functions with nothing in
+hot calls (those of a turn, `stream_write`, `stream_send_now`, `endpoint_write`) are their C functions with nothing in
 between.
 """
 

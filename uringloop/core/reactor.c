@@ -8,7 +8,7 @@
 
 #include "restrictions.h"
 
-/* How long close waits for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
+/* How long close waits in vain for the kernel to give everything back, milliseconds. Cancels run at once; what takes longer is stuck. */
 #define UL_DRAIN_MS 1000
 #define UL_DRAIN_STEP_NS 10000000
 /* After that many enters of 20 completions each, what was found is handed to Python before more is fetched. */
@@ -332,7 +332,8 @@ int ul_reactor_glance(struct ul_reactor *reactor) {
                  streams->starved.count || endpoints->starved.count || streams->readable.count;
     bool to_take = ul_ring_unsubmitted(&engine->ring) || ul_ring_ready(&engine->ring) || ul_ring_has_work(&engine->ring) ||
                    streams->to_confirm.count || endpoints->to_confirm.count;
-    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || reactor->wake_due || ul_reactor_has_something_to_tell(reactor) || ul_reactor_is_urgent(reactor);
+    bool special = reactor->state != UL_REACTOR_ENABLED || reactor->untold || reactor->wake_due || ul_reactor_has_something_to_tell(reactor) ||
+                   ul_reactor_is_urgent(reactor);
     if (to_do || to_take || special || ul_reactor_with_due(reactor, 0))
         return 1;
     engine->stats.ticks++;

@@ -64,7 +64,7 @@ struct ul_reactor {
 /* NULL with *error = -errno when it cannot be made. */
 struct ul_reactor *ul_reactor_open(const struct ul_options *options, int *error);
 
-/* Send what there is room for, cancel all, wait until the kernel is done with it (at most UL_DRAIN_MS), unregister, free. Where requests do not
+/* Send what there is room for, cancel all, wait until the kernel is done with it (in vain UL_DRAIN_MS at most), unregister, free. Where requests do not
  * end, or may go on because another thread that owned the ring had asked for operations on memory, what the kernel may still touch is leaked; the
  * bytes leaked are returned. */
 uint64_t ul_reactor_close(struct ul_reactor *reactor);
@@ -87,13 +87,14 @@ int ul_reactor_tick(struct ul_reactor *reactor, int64_t timeout_ns);
 void ul_reactor_set_deadline(struct ul_reactor *reactor, int64_t deadline_ns);
 int ul_reactor_wait(struct ul_reactor *reactor);
 int ul_reactor_look(struct ul_reactor *reactor);
+#define UL_TURN_DUE (1 << 16) /* above any number of events */
 
 /* A look that makes no system call, so that no GIL need be given up for it: 0 if there is nothing to do and nothing to tell, and this was the
  * turn's tick; 1 if it takes a look. */
 int ul_reactor_glance(struct ul_reactor *reactor);
+
 /* What the last tick told has not been heard: the next tick tells it again. */
 void ul_reactor_keep_events(struct ul_reactor *reactor);
-#define UL_TURN_DUE (1 << 16) /* above any number of events */
 
 /* What ends the sleep of the tick from any thread at any time, for its holder to release. */
 struct ul_wake *ul_reactor_waker(struct ul_reactor *reactor);

@@ -19,7 +19,7 @@ class Life(enum.Enum):
 
 
 class NativeTransport(transports._FlowControlMixin, asyncio.Transport):
-    """What streams and datagram endpoints have in common: asyncio's own write limits, with pause_writing and
+    """What transports that write have in common: asyncio's own write limits, with pause_writing and
     resume_writing called in the transport's context, as on uvloop."""
 
     # asyncio's base classes have slots, and CPython does not specialize attributes in the dict of an instance that has
