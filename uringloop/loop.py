@@ -2,7 +2,7 @@
 asyncio's seams.
 
 Everything that is neither here nor in what it imports is asyncio's: happy eyeballs, `Server`, signals, executors,
-exception handlers, the pipes and protocols of subprocesses, the states of TLS.
+exception handlers, the calls of subprocesses' protocols, the states of TLS.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ CORE = pathlib.Path(__file__).parent
 SOURCES = sorted(path.name for path in CORE.glob("*.c") if path.name != "_core.c")
 
 # cffi lets go of the GIL around every call, and saves errno, which we do not use. That costs 55 ns: as much again as
-# what these calls do, which are made for every request and make no system call, or one that takes no more than the
-# socket has room for. The code that cffi generates is told apart by the name of the function it is in, at compile time.
+# what these calls do, which are made for every request or connection and make no system call, or one that is short: it
+# takes what the socket has room for, or asks for its name. The code that cffi generates is told apart by the name of
+# the function it is in, at compile time.
 PREAMBLE = r"""
 #include "reactor.h"
 #include "names.h"

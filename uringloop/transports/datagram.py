@@ -89,7 +89,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         self._elsewhere: Callable[[bytes, Address], None] | None = None
         # Of the last datagram, if it can be answered so: only where datagrams may go to any address.
         self._sender, self._sender_name = NOBODY, b""
-        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self._receive_stopped = True  # the core has been told to stop, or not yet to receive
         self._parked: deque[tuple[bytes, Address]] = deque()
         self._sends_refused = 0
         self._lost_because: BaseException | None = None

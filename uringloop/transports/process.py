@@ -1,7 +1,7 @@
 """Processes, whose end a pidfd on the ring tells: no thread, no SIGCHLD handler, no child watcher.
 
-The spawn, the pipes and the calls of the protocol are asyncio's. So it works in any thread, and the application may
-have a SIGCHLD handler of its own.
+So it works in any thread, and the application may have a SIGCHLD handler of its own. How the pipes are connected and
+the protocol is called is asyncio's.
 """
 
 from __future__ import annotations

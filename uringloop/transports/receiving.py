@@ -68,7 +68,7 @@ class ReceivingTransport:
         self._reading = Reading.WAITING
         self._parked = NOTHING
         self._eof_parked = False
-        self._receive_stopped = True  # the core has been told, or not been told yet, to receive
+        self._receive_stopped = True  # the core has been told to stop, or not yet to receive
         self._sink = drop
         self._protocol = protocol
         self._is_buffered = is_buffered(protocol)

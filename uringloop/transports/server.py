@@ -23,8 +23,8 @@ _OUT_OF_RESOURCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """Makes a transport and a protocol of each connection. Protocol callbacks run in the context in which serving was
-    started."""
+    """Makes a transport and a protocol of each connection. Protocol callbacks run in a copy, the connection's own, of
+    the context in which serving was started."""
 
     def __init__(
         self,
