@@ -59,7 +59,7 @@ struct driver {
 /* Answers READABLE. */
 void driver_received(struct driver *driver, int32_t token, int32_t result);
 
-/* The reactors that a test should hold on: the usual one, and those on which what is rare elsewhere is the rule. */
+/* The reactors that a test should hold on: a plain one, that of the loop, and those on which what is rare elsewhere is the rule. */
 struct setting {
     const char *name;
     struct ul_options options;
