@@ -134,6 +134,8 @@ int32_t ul_endpoint_open(struct ul_endpoints *endpoints, int fd, uint32_t overhe
 static void ul_endpoint_settle(struct ul_endpoints *endpoints, struct ul_endpoint *endpoint) {
     if (endpoint->life == UL_ENDPOINT_OPEN || endpoint->life == UL_ENDPOINT_LOST)
         return;
+    if (endpoint->to_confirm)
+        endpoints->urgent = true; /* no completion will end a sleep for it */
     if (endpoint->in_flight || endpoint->to_confirm || endpoint->first)
         return;
     endpoint->life = UL_ENDPOINT_LOST;
@@ -160,8 +162,6 @@ int ul_endpoint_close(struct ul_endpoints *endpoints, int32_t token) {
         return 0;
     endpoint->life = UL_ENDPOINT_CLOSING;
     ul_endpoint_stop_reading(endpoints, endpoint, UL_ENDPOINT_READ_ENDED);
-    if (endpoint->send_state == UL_ENDPOINT_SEND_OFFERED)
-        endpoints->urgent = true;
     ul_endpoint_settle(endpoints, endpoint);
     return 0;
 }
@@ -177,10 +177,8 @@ int ul_endpoint_abort(struct ul_endpoints *endpoints, int32_t token) {
     ul_endpoint_stop_reading(endpoints, endpoint, UL_ENDPOINT_READ_ENDED);
     if (endpoint->send_state == UL_ENDPOINT_SEND_FULL)
         ul_endpoint_cancel(endpoints, endpoint, UL_REQUEST_DATAGRAM_ROOM);
-    if (endpoint->send_state == UL_ENDPOINT_SEND_OFFERED)
-        endpoints->urgent = true; /* it is being read from, and is dropped when that is over */
-    else
-        ul_endpoint_drop_queue(endpoint);
+    if (endpoint->send_state != UL_ENDPOINT_SEND_OFFERED)
+        ul_endpoint_drop_queue(endpoint); /* else it is being read from, and is dropped when that is over */
     ul_endpoint_settle(endpoints, endpoint);
     return 0;
 }

@@ -51,6 +51,13 @@ static void ul_endpoint_sent_first(struct ul_endpoint *endpoint, struct ul_stats
     ul_endpoint_drop_first(endpoint);
 }
 
+/* To be asked whenever more comes to matter than the memory of the send that is offered: its end comes without a completion. */
+static void ul_endpoint_await_send(struct ul_endpoints *endpoints, const struct ul_endpoint *endpoint) {
+    bool awaited = endpoint->life != UL_ENDPOINT_OPEN || endpoint->low_water >= 0 || endpoint->first != endpoint->last;
+    if (endpoint->send_state == UL_ENDPOINT_SEND_OFFERED && awaited)
+        endpoints->urgent = true;
+}
+
 int64_t ul_endpoint_write(struct ul_endpoints *endpoints, int32_t token, const char *data, size_t length, const char *name, uint32_t name_length) {
     struct ul_endpoint *endpoint = ul_table_get(&endpoints->table, token);
     if (!endpoint)
@@ -73,6 +80,7 @@ int64_t ul_endpoint_write(struct ul_endpoints *endpoints, int32_t token, const c
     endpoint->queued += length + endpoint->overhead;
     if (endpoint->send_state == UL_ENDPOINT_SEND_IDLE)
         ul_endpoint_list_for_flush(endpoints, endpoint);
+    ul_endpoint_await_send(endpoints, endpoint);
     return (int64_t)endpoint->queued;
 }
 
@@ -88,6 +96,7 @@ int ul_endpoint_set_low_water(struct ul_endpoints *endpoints, int32_t token, int
     endpoint->low_water = bytes;
     if (bytes >= 0)
         ul_endpoint_list_for_flush(endpoints, endpoint); /* it may be as low already */
+    ul_endpoint_await_send(endpoints, endpoint);
     return 0;
 }
 
@@ -107,8 +116,7 @@ static bool ul_endpoint_offer(struct ul_endpoints *endpoints, struct ul_endpoint
         memcpy(&sqe->file_index, &addr_len, sizeof addr_len); /* a union with it */
     }
     endpoint->send_state = UL_ENDPOINT_SEND_OFFERED;
-    if (endpoint->life != UL_ENDPOINT_OPEN || endpoint->low_water >= 0)
-        endpoints->urgent = true;
+    ul_endpoint_await_send(endpoints, endpoint);
     return true;
 }
 

@@ -191,6 +191,8 @@ void ul_stream_leave_slot(struct ul_streams *streams, struct ul_stream *stream) 
 static void ul_stream_settle(struct ul_streams *streams, struct ul_stream *stream) {
     if (stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_LOST)
         return;
+    if (stream->to_confirm)
+        streams->urgent = true; /* no completion will end a sleep for it */
     if (stream->in_flight || stream->to_confirm || stream->queue.bytes || stream->awaits_owner)
         return;
     ul_stream_leave_slot(streams, stream);

@@ -70,14 +70,20 @@ static bool ul_stream_send_is_awaited(const struct ul_stream *stream) {
            stream->queue.first->pinned || stream->queue.bytes > stream->offered;
 }
 
+/* To be asked whenever more comes to matter: the send may have been submitted before, and its end comes without a completion. */
+static void ul_stream_await_send(struct ul_streams *streams, const struct ul_stream *stream) {
+    bool offered = stream->send_state == UL_SEND_OFFERED && stream->queue.first; /* in a forked child the queue is dropped */
+    if (offered && ul_stream_send_is_awaited(stream))
+        streams->urgent = true;
+}
+
 void ul_stream_send(struct ul_streams *streams, struct ul_stream *stream) {
     bool may = stream->life == UL_STREAM_OPEN || stream->life == UL_STREAM_CLOSING;
     if (!may || stream->send_state != UL_SEND_IDLE || !stream->queue.first)
         return;
     bool waits = stream->socket_full || !streams->engine->inline_sends;
     ul_stream_submit_send(streams, stream, waits ? UL_REQUEST_SEND_WAITING : UL_REQUEST_SEND_INLINE);
-    if (stream->send_state == UL_SEND_OFFERED && ul_stream_send_is_awaited(stream))
-        streams->urgent = true;
+    ul_stream_await_send(streams, stream);
 }
 
 static int ul_stream_finish_eof(struct ul_stream *stream) {
@@ -94,6 +100,7 @@ int ul_stream_write_eof(struct ul_streams *streams, int32_t token) {
     if (stream->life != UL_STREAM_OPEN || stream->eof_state != UL_EOF_NONE)
         return 0;
     stream->eof_state = UL_EOF_WANTED;
+    ul_stream_await_send(streams, stream);
     return ul_stream_finish_eof(stream);
 }
 
@@ -104,6 +111,7 @@ static int64_t ul_stream_queue_grew(struct ul_streams *streams, struct ul_stream
         stream->to_flush = true;
         ul_token_list_push(&streams->to_flush, stream->entry.token);
     }
+    ul_stream_await_send(streams, stream);
     return (int64_t)stream->queue.bytes;
 }
 
@@ -192,6 +200,7 @@ int ul_stream_set_low_water(struct ul_streams *streams, int32_t token, int64_t b
     if (!stream)
         return -ENOENT;
     stream->low_water = bytes;
+    ul_stream_await_send(streams, stream);
     return 0;
 }
 
