@@ -237,6 +237,51 @@ static void an_operation_that_could_not_be_cancelled_can_be_later(void) {
     close(ends[1]);
 }
 
+enum { OPERATIONS = 20 };
+
+struct moving {
+    struct driver *driver;
+    int32_t tokens[OPERATIONS];
+    int ends[2];
+};
+
+static void *move_without_memory(void *argument) {
+    struct moving *moving = argument;
+    struct driver *driver = moving->driver;
+    int failed = 0;
+    CHECK_INT(ul_reactor_begin(driver->reactor), ==, 0);
+    before_failure = 0;
+    failures = ALL;
+    CHECK_INT(ul_reactor_tick(driver->reactor, 0), >=, 0);
+    before_failure = -1;
+    ul_reactor_keep_events(driver->reactor);
+    SYSTEM(write(moving->ends[1], "x", 1));
+    for (int i = 0; i < OPERATIONS; i++) {
+        UNTIL(driver, driver_done(driver, moving->tokens[i]));
+        failed += driver_done(driver, moving->tokens[i])->result == -ENOMEM;
+    }
+    CHECK(failed > 0 && failed < OPERATIONS);
+    ul_reactor_end(driver->reactor);
+    return NULL;
+}
+
+/* More operations than the next ring has room for: none is left without an end. */
+static void operations_for_which_a_move_has_no_memory_are_over(void) {
+    struct moving moving = {.driver = driver_open(&tiny_setting->options)};
+    pthread_t thread;
+    SYSTEM(pipe2(moving.ends, O_CLOEXEC));
+    for (int i = 0; i < OPERATIONS; i++)
+        moving.tokens[i] = ul_operation_poll(moving.driver->operations, moving.ends[0], POLLIN);
+    driver_fence(moving.driver);
+    ul_reactor_end(moving.driver->reactor);
+    CHECK_INT(pthread_create(&thread, NULL, move_without_memory, &moving), ==, 0);
+    CHECK_INT(pthread_join(thread, NULL), ==, 0);
+    CHECK_INT(ul_reactor_begin(moving.driver->reactor), ==, 0);
+    driver_close(moving.driver);
+    close(moving.ends[0]);
+    close(moving.ends[1]);
+}
+
 /* The poll that tells of wakes ends, as when the CQ has overflown, while there is no memory to ask for another. */
 static void a_wake_is_heard_after_memory_was_out(void) {
     struct driver *driver = driver_open(&tiny_setting->options);
@@ -393,6 +438,7 @@ int main(int count, char **arguments) {
     RUN(a_stream_that_could_not_leave_its_slot_is_lost);
     RUN(a_waiting_send_aborted_without_memory_is_over);
     RUN(an_operation_that_could_not_be_cancelled_can_be_later);
+    RUN(operations_for_which_a_move_has_no_memory_are_over);
     RUN(a_wake_is_heard_after_memory_was_out);
     RUN(an_endpoint_closed_without_memory_is_lost);
     RUN(a_full_endpoint_aborted_without_memory_is_lost);

@@ -51,7 +51,9 @@ static int ul_operation_start_again(struct ul_operations *operations, struct ul_
     if (!sqe)
         return -ENOMEM;
     *sqe = operation->sqe;
-    return operation->cancelling ? ul_cancel(operations->engine, operation->sqe.user_data) : 0;
+    if (operation->cancelling) /* without memory for it the cancel may be asked for again */
+        operation->cancelling = ul_cancel(operations->engine, operation->sqe.user_data) == 0;
+    return 0;
 }
 
 bool ul_operation_opens(const struct ul_operations *operations, int32_t token) {
@@ -87,6 +89,10 @@ void ul_operation_complete(struct ul_operations *operations, int32_t token, cons
 void ul_operations_on_ring_lost(struct ul_operations *operations) {
     uint32_t index = 0;
     struct ul_operation *operation;
-    while ((operation = ul_table_next(&operations->table, &index)))
-        ul_operation_start_again(operations, operation);
+    while ((operation = ul_table_next(&operations->table, &index))) {
+        if (ul_operation_start_again(operations, operation) == 0 || operations->engine->event_count >= UL_EVENTS_MAX)
+            continue;
+        ul_emit(operations->engine, UL_EVENT_DONE, operation->entry.token, -ENOMEM, 0);
+        ul_table_free(&operations->table, operation);
+    }
 }

@@ -38,7 +38,8 @@ bool ul_operation_opens(const struct ul_operations *operations, int32_t token);
 /* True if the kernel may read or write memory for one of them: for all but polls. */
 bool ul_operations_use_memory(const struct ul_operations *operations);
 
-/* For the reactor: take a completion; make all of them again, for the ring that had them is gone. */
+/* For the reactor: take a completion; make all of them again, for the ring that had them is gone: those for which there is no memory are DONE with
+ * -ENOMEM. */
 void ul_operation_complete(struct ul_operations *operations, int32_t token, const struct io_uring_cqe *cqe);
 void ul_operations_on_ring_lost(struct ul_operations *operations);
 
