@@ -83,6 +83,20 @@ static void connections_go_on(void) {
 
 static void a_tick(void *with) { driver_tick(with, 0); }
 
+static void counts_go_on(void) {
+    struct driver *driver = driver_open(&setting->options);
+    for (int i = 0; i < 20; i++)
+        CHECK_INT(ul_operation_start(driver->operations, IORING_OP_NOP, -1, 0, 0, 0, 0, 0, 0) >= 0 && driver_tick(driver, 0) >= 0, ==, true);
+    UNTIL(driver, driver_report(driver).operations == 0);
+    struct ul_report before = driver_report(driver);
+    in_another_thread(driver, a_tick, driver);
+    struct ul_report after = driver_report(driver);
+    CHECK_INT(after.enters, >, before.enters);
+    CHECK_INT(after.completions, >=, before.completions);
+    CHECK_INT(after.stats.ticks, ==, before.stats.ticks + 1);
+    driver_close(driver);
+}
+
 /* Bytes that were received, and completed, but not taken before the thread changed. */
 static void what_was_complete_is_told(void) {
     struct driver *driver = driver_open(&setting->options);
@@ -290,6 +304,20 @@ static void an_endpoint_may_be_opened(void) {
     close(opening.fds[1]);
 }
 
+/* The same once the move is over: the ring is this thread's own, and the pool is registered with it when it is made. */
+static void an_endpoint_may_be_opened_after_it(void) {
+    struct opening opening = {.driver = driver_open(&setting->options)};
+    SYSTEM(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, opening.fds));
+    in_another_thread(opening.driver, a_tick, opening.driver);
+    driver_fence(opening.driver);
+    open_an_endpoint(&opening);
+    ul_endpoint_close(opening.driver->endpoints, opening.token);
+    UNTIL(opening.driver, opening.driver->note_count == 2);
+    driver_close(opening.driver);
+    close(opening.fds[0]);
+    close(opening.fds[1]);
+}
+
 static void open_an_endpoint_only(void *with) {
     struct opening *opening = with;
     opening->token = ul_endpoint_open(opening->driver->endpoints, opening->fds[0], 0);
@@ -352,6 +380,7 @@ int main(int count, char **arguments) {
     for (setting = settings; setting < settings + settings_count; setting++) {
         check_section(setting->name);
         RUN(connections_go_on);
+        RUN(counts_go_on);
         RUN(what_was_complete_is_told);
         RUN(a_send_that_waits_goes_on);
         RUN(sends_that_were_not_submitted_go_on);
@@ -361,6 +390,7 @@ int main(int count, char **arguments) {
         RUN(a_wake_is_heard);
         RUN(what_ends_in_another_thread_leaves_nothing);
         RUN(an_endpoint_may_be_opened);
+        RUN(an_endpoint_may_be_opened_after_it);
         RUN(an_endpoint_of_a_move_that_is_not_over_receives);
         RUN(connections_are_accepted);
         RUN(a_move_that_is_not_over_goes_on);

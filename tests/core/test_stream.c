@@ -379,6 +379,23 @@ static void bytes_that_wait_for_the_queue_are_not_overwritten(void) {
     driver_close(driver);
 }
 
+/* What is written on others meanwhile must not go where they are. */
+static void the_bytes_of_a_send_that_is_offered_stay_though_the_stream_fails(void) {
+    struct driver *driver = driver_open(&usual_setting->options);
+    struct connection failing = connection_open(driver, FAMILY_UNIX), other = connection_open(driver, FAMILY_UNIX);
+    driver_fence(driver);
+    CHECK_INT(ul_stream_write(driver->streams, failing.token, "ping", 4), ==, 4);
+    ul_streams_flush(driver->streams); /* it is to be submitted */
+    CHECK_INT(ul_stream_abort(driver->streams, failing.token, EIO), ==, 0);
+    CHECK_INT(ul_stream_write(driver->streams, other.token, "pong", 4), ==, 4);
+    UNTIL(driver, driver_heard(driver, failing.token)->lost && peer_has(&other.peer, 4));
+    CHECK(peer_has(&failing.peer, 4));
+    CHECK(memcmp(failing.peer.got.data, "ping", 4) == 0);
+    connection_finish(driver, &failing);
+    connection_close(driver, &other);
+    driver_close(driver);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     check_begin(arguments);
@@ -407,5 +424,6 @@ int main(int count, char **arguments) {
             RUN(bytes_that_wait_for_the_queue_are_not_overwritten);
         }
     }
+    RUN(the_bytes_of_a_send_that_is_offered_stay_though_the_stream_fails);
     return check_end();
 }

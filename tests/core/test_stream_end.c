@@ -430,6 +430,7 @@ static void a_stream_on_a_descriptor_that_is_not_open_is_lost(void) {
     struct driver *driver = driver_open(&usual_setting->options);
     int32_t token = ul_stream_open(driver->streams, 987654);
     ul_stream_read(driver->streams, token, true);
+    ul_stream_write(driver->streams, token, "ping", 4); /* by a slot, which is refused: that is forgiven some times, and no more */
     UNTIL(driver, driver_heard(driver, token)->lost);
     CHECK_INT(driver_heard(driver, token)->error, ==, EBADF);
     driver_close(driver);
