@@ -13,6 +13,7 @@ import pytest
 from support import (
     Address,
     Echo,
+    LoopFactory,
     Peer,
     Recorder,
     address_of,
@@ -392,3 +393,32 @@ async def test_abstract_address_has_no_file() -> None:
     client.transport.close()
     await client.lost()
     await closed(server)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# When the loop is closed
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop waits in close() for its servers
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the server's socket, until it is closed
+def test_server_is_closed_after_its_loop(new_loop: LoopFactory) -> None:
+    """As a `finally` or an `atexit` behind the end of the loop does it."""
+    loop = new_loop()
+    server = loop.run_until_complete(loop.create_server(Echo, "127.0.0.1", 0))
+    address = address_of(server)
+    loop.close()
+    server.close()
+    server.close()
+    assert not server.is_serving()
+    assert is_refused(address)
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop's server, not started, asks libuv
+def test_closed_loop_starts_no_server(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+    server = loop.run_until_complete(loop.create_server(Echo, "127.0.0.1", 0, start_serving=False))
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        server.start_serving().send(None)
+    server.close()

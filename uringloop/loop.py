@@ -316,6 +316,7 @@ class Loop(Scheduling, SocketCoroutines):
         ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
+        self._check_closed()  # type: ignore[attr-defined]
         tls = None
         if sslcontext is not None:
             tls = {
@@ -327,9 +328,10 @@ class Loop(Scheduling, SocketCoroutines):
         Listener(self, sock, protocol_factory, server, tls, context)  # the selector knows it until it is closed
 
     def _stop_serving(self, sock: socket.socket) -> None:
-        for listener in tuple(self._selector.listeners.values()):
-            if listener.sock is sock:
-                listener.close()
+        if not self._closed:  # else it has no selector any more, and the listeners have gone with it
+            for listener in tuple(self._selector.listeners.values()):
+                if listener.sock is sock:
+                    listener.close()
         super()._stop_serving(sock)  # type: ignore[misc]
 
     async def create_datagram_endpoint(
