@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Recorder, Unhandled, address_of, fence
+from support import Peer, Recorder, Unhandled, address_of, connect_plainly, fence
 
 
 @pytest.fixture
@@ -109,3 +109,33 @@ async def test_sendfile_refuses_what_cannot_be(files: tuple[Any, Any]) -> None:
                 await loop.sendfile(writer.transport, *arguments)
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.only_on("uringloop")  # asyncio, too, but it leaves half of a transport behind; uvloop refuses only None
+@pytest.mark.parametrize("what", [None, object()], ids=["None", "object"])
+async def test_factory_that_gives_no_protocol_is_told_to_whoever_connects(what: Any, unhandled: Unhandled) -> None:
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    endpoint = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    reading_end, writing_end = os.pipe()
+    with near, far, endpoint, os.fdopen(reading_end, "rb", 0) as reader, os.fdopen(writing_end, "wb", 0) as writer:
+        for connecting in (
+            loop.create_connection(lambda: what, sock=near),
+            loop.create_datagram_endpoint(lambda: what, sock=endpoint),
+            loop.connect_read_pipe(lambda: what, reader),
+            loop.connect_write_pipe(lambda: what, writer),
+        ):
+            with pytest.raises(AttributeError, match="has no attribute 'connection_made'"):
+                await connecting
+
+
+@pytest.mark.only_on("uringloop")  # asyncio tells it in debug mode only
+async def test_server_whose_factory_gives_no_protocol_ends_the_connection(unhandled: Unhandled) -> None:
+    factory: Any = lambda: None  # noqa: E731
+    server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+    with connect_plainly(address_of(server)) as client:
+        context = await unhandled.next()
+        assert context["message"] == "Error on transport creation for incoming connection"
+        assert await Peer(client).sees_the_end()
+    server.close()
+    await server.wait_closed()

@@ -86,6 +86,11 @@ class ProtocolError(Exception):
         self.method = method
 
 
+def check_protocol(protocol: asyncio.BaseProtocol) -> None:
+    """As on asyncio, whoever makes a connection is told of a factory that gives no protocol. Raises AttributeError."""
+    protocol.connection_made  # noqa: B018 - only to see that it is there
+
+
 def is_buffered(protocol: asyncio.BaseProtocol) -> bool:
     """True if the protocol wants its bytes through get_buffer. Like uvloop, and unlike asyncio, by what it has, not
     by its base class."""

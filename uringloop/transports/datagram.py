@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from uringloop import addresses, compat
 from uringloop.addresses import unpack
 from uringloop.reactor import NAME_BITS, NAME_BYTES, NAME_MASK
-from uringloop.transports.base import Life, NativeTransport, add_addresses, copied
+from uringloop.transports.base import Life, NativeTransport, add_addresses, check_protocol, copied
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -78,6 +78,7 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         # What __del__ and __repr__ look at comes first: anything below may fail.
         self._life = Life.LOST
         self._sock: socket.socket | None = None
+        check_protocol(protocol)
         super().__init__(extra, loop)
         self._extra["socket"] = trsock.TransportSocket(sock)
         add_addresses(self._extra, sock)

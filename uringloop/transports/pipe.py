@@ -28,7 +28,7 @@ from os import write  # for the hot path
 from typing import TYPE_CHECKING, Any, Final
 
 from uringloop import compat
-from uringloop.transports.base import Life, NativeTransport, ProtocolError, copied
+from uringloop.transports.base import Life, NativeTransport, ProtocolError, check_protocol, copied
 from uringloop.transports.receiving import Reading, ReceivingTransport, drop
 
 if TYPE_CHECKING:
@@ -267,6 +267,7 @@ class WritePipeTransport(NativeTransport):
         # What __del__ and __repr__ look at comes first: anything below may fail.
         self._life = Life.LOST
         self._pipe: Any = None
+        check_protocol(protocol)
         super().__init__(extra, loop)
         self._loop: Loop = loop
         self._extra["pipe"] = pipe

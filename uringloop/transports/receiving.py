@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uringloop.reactor import RECEIVE_BYTES_MAX, Reactor
-from uringloop.transports.base import NOTHING, Life, ProtocolError, is_buffered
+from uringloop.transports.base import NOTHING, Life, ProtocolError, check_protocol, is_buffered
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -61,7 +61,8 @@ class ReceivingTransport:
     _sink: Callable[[bytes], object]
 
     def _expect_bytes(self, loop: Loop, protocol: asyncio.BaseProtocol) -> None:
-        """Before there is a stream."""
+        """Before there is a stream. Raises AttributeError for what is no protocol."""
+        check_protocol(protocol)
         self._loop = loop
         self._reactor = loop._reactor
         self._token = -1
