@@ -199,3 +199,19 @@ def test_no_thread_and_no_handler() -> None:
     """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
     assert (ran.stdout, ran.stderr) == ("1 True\n", "")
+
+
+@pytest.mark.only_on("uringloop")  # asyncio leaves its process to the collector
+def test_closed_loop_leaves_no_process(new_loop: LoopFactory) -> None:
+    """It is not known before the process runs that nobody will hear of its end."""
+    loop = new_loop()
+    loop.close()
+    before = children()
+    starting = loop.subprocess_exec(asyncio.SubprocessProtocol, "sleep", "1000", stdin=None, stdout=None, stderr=None)
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        starting.send(None)  # type: ignore[attr-defined]
+    left = children() - before
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert left == set()

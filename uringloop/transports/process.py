@@ -39,12 +39,12 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
         )
         try:
             self._watch(self._proc.pid)
-        except OSError:
+        except BaseException:
             self._give_up(self._proc)
             raise
 
     def _watch(self, pid: int) -> None:
-        """Hear of the end of the process. Raises OSError."""
+        """Hear of the end of the process. Raises OSError, and RuntimeError when the loop is closed."""
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # over, and reaped by the kernel, which does so where SIGCHLD is ignored
@@ -52,7 +52,7 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
             return
         try:
             exited = self._loop._operations.start(OP_POLL_ADD, pidfd, flags=select.POLLIN)
-        except OSError:
+        except BaseException:
             os.close(pidfd)
             raise
         self._pidfd = pidfd
