@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from support import (
     LoopFactory,
     Peer,
     Recorder,
+    Unhandled,
     address_of,
     connect,
     connect_plainly,
@@ -393,6 +395,28 @@ async def test_abstract_address_has_no_file() -> None:
     client.transport.close()
     await client.lost()
     await closed(server)
+
+
+@pytest.mark.only_on("uringloop")  # the other two assert it, and asyncio leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore:unclosed transport <asyncio._SSL:ResourceWarning")  # asyncio's
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_server_that_is_closed_by_its_factory_drops_the_connection(tls: bool, unhandled: Unhandled) -> None:
+    def closing() -> Echo:
+        server.close()
+        return Echo()
+
+    loop = asyncio.get_running_loop()
+    server = await tracked(
+        loop.create_server(
+            closing, "127.0.0.1", 0, ssl=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if tls else None
+        )
+    )
+    with connect_plainly(address_of(server)) as client:
+        context = await unhandled.next()
+        assert context["message"] == "Error on transport creation for incoming connection"
+        assert str(context["exception"]) == "the server was closed while it accepted this connection"
+        assert await Peer(client).sees_the_end()
+    await soon(server.wait_closed())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,13 @@ MIN_CANCELLED_TIMER_HANDLES_FRACTION: float = base_events._MIN_CANCELLED_TIMER_H
 SENDS_EMPTY_DATAGRAMS: bool = sys.version_info >= (3, 13)
 DATAGRAM_HEADER_BYTES: int = 8 if SENDS_EMPTY_DATAGRAMS else 0
 
+
+def _check_open(server: Any) -> None:
+    # asyncio asserts it. A client more would have the server wake those up, at its end, who have been woken up already.
+    if server._sockets is None:
+        raise RuntimeError("the server was closed while it accepted this connection")
+
+
 if sys.version_info >= (3, 13):
 
     class Clients:
@@ -67,7 +74,9 @@ if sys.version_info >= (3, 13):
             server._clients = Clients(server, streams)
 
     def attach(server: Any, transport: Any) -> None:
-        """Count the transport as a client of its server (asyncio.Server), as its own _attach does."""
+        """Count the transport as a client of its server (asyncio.Server), as its own _attach does. Raises RuntimeError
+        when the server is closed."""
+        _check_open(server)
         server._clients.count += 1
 
     def detach(server: Any, transport: Any) -> None:
@@ -82,7 +91,9 @@ else:
         """It counts them by itself."""
 
     def attach(server: Any, transport: Any) -> None:
-        """Count the transport as a client of its server (asyncio.Server)."""
+        """Count the transport as a client of its server (asyncio.Server). Raises RuntimeError when the server is
+        closed."""
+        _check_open(server)
         server._attach()
 
     def detach(server: Any, transport: Any) -> None:
