@@ -145,6 +145,17 @@ async def test_cancelled_while_it_waits_for_what_was_written_before(file: Binary
         assert await soon(served.reader.readexactly(len(written) + 5)) == written + b"after"
 
 
+async def test_all_that_was_written_goes_first_though_the_protocol_may_write_before(file: BinaryIO) -> None:
+    async with Served() as served:
+        written = os.urandom(16 << 20)
+        served.writer.transport.set_write_buffer_limits(8 << 20, 8 << 20)
+        served.writer.write(written)
+        task = sending(served, file)
+        assert await soon(served.reader.readexactly(len(written))) == written
+        assert await soon(served.reader.readexactly(len(CONTENT))) == CONTENT
+        assert await soon(task) == len(CONTENT)
+
+
 async def test_peer_that_goes_away_ends_it(file: BinaryIO) -> None:
     async with Served() as served:
         task = sending(served, file)
