@@ -284,21 +284,28 @@ async def test_order_is_kept_when_room_comes_between() -> None:
 
 
 @pytest.mark.only_on("uringloop")  # the others have no request for it
-async def test_no_memory_for_the_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [True, False])
+async def test_no_memory_for_the_wait_ends_it(monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
     """A part of what was written is not to be taken for the whole."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
     transport, protocol, far = await writing()
     with far:
         await fence()
-
-        def fail(*_: object) -> None:
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-        monkeypatch.setattr(pipe, "_Poll", fail)
-        transport.write(bytes(1 << 20))
-        assert transport.is_closing()
+        if first:
+            monkeypatch.setattr(pipe, "_Poll", fail)
+            transport.write(bytes(1 << 20))
+            assert transport.is_closing()
+        else:
+            transport.write(bytes(1 << 20))
+            monkeypatch.setattr(pipe, "_Poll", fail)
+            far.recv(200_000)
         exc = await protocol.lost()
     assert isinstance(exc, OSError)
     assert exc.errno == errno.ENOMEM
+    assert "resume_writing" not in protocol.calls
 
 
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop cannot write to a terminal, uvloop#262
@@ -313,3 +320,48 @@ async def test_aborted_writer_does_not_resume(kind: str) -> None:
     assert await protocol.lost() is None
     assert protocol.calls == ["connection_made", "pause_writing", "connection_lost"]
     os.close(read_end)
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop raises
+async def test_what_is_written_when_a_closed_one_resumes_is_dropped() -> None:
+    class Writing(Recorder):
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.transport.write(b"too late")
+
+    transport, protocol, far = await writing(Writing)
+    with far:
+        transport.write(bytes(1 << 20))
+        transport.close()
+        far.setblocking(False)
+        got = b""
+        while "connection_lost" not in protocol.calls:
+            with suppress(BlockingIOError):
+                got += far.recv(1 << 20)
+            await asyncio.sleep(0)
+        while piece := far.recv(1 << 20):
+            got += piece
+        assert got == bytes(1 << 20)
+        assert "resume_writing" in protocol.calls
+
+
+async def test_writer_without_room_for_anything_resumes() -> None:
+    class Measuring(Recorder):
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            left.append(transport.get_write_buffer_size())
+
+    left: list[int] = []
+    transport, protocol, far = await writing(Measuring)
+    with far:
+        transport.set_write_buffer_limits(high=0)
+        transport.write(bytes(1 << 20))
+        await protocol.called("pause_writing")
+        far.setblocking(False)
+        while "resume_writing" not in protocol.calls:
+            with suppress(BlockingIOError):
+                far.recv(1 << 20)
+            await asyncio.sleep(0)
+        assert left == [0]
+        transport.close()
+        await protocol.lost()
