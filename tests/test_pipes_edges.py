@@ -365,3 +365,16 @@ async def test_writer_without_room_for_anything_resumes() -> None:
         assert left == [0]
         transport.close()
         await protocol.lost()
+
+
+@pytest.mark.only_on("uringloop")  # asyncio calls connection_lost for each abort
+async def test_writer_is_lost_once(unhandled: Unhandled) -> None:
+    fd = os.open("/dev/null", os.O_WRONLY)  # for whose reader nothing waits
+    transport, protocol = await asyncio.get_running_loop().connect_write_pipe(Recorder, os.fdopen(fd, "wb", 0))
+    transport.abort()
+    transport.abort()
+    await protocol.lost()
+    transport.abort()
+    await fence()
+    assert protocol.calls == ["connection_made", "connection_lost"]
+    assert unhandled.contexts == []
