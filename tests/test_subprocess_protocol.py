@@ -232,6 +232,33 @@ async def test_process_that_is_over_before_the_loop_looks() -> None:
     assert protocol.output[1] == b"hello\n"
 
 
+@pytest.mark.only_on("uringloop")  # on asyncio the second raises ProcessLookupError, uvloop needs SIGCHLD
+@pytest.mark.parametrize("gone", [False, True])
+async def test_process_that_the_kernel_reaps(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gone: bool
+) -> None:
+    """As it does where SIGCHLD is ignored. Its status is unknown, also if it is gone before its pidfd is opened."""
+    open_pidfd = os.pidfd_open
+
+    def open_late(pid: int) -> int:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, 0)  # returns when it is gone
+        return open_pidfd(pid)
+
+    if gone:
+        monkeypatch.setattr(os, "pidfd_open", open_late)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        protocol = await spawn(Heard(), "echo hello", stdin=None, stderr=None)
+        await protocol.finished()
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    assert protocol.output[1] == b"hello\n"
+    assert protocol.transport.get_returncode() == 255
+    assert protocol.calls.count("process_exited") == 1
+    assert "exit status already read" in caplog.text
+
+
 async def fail_to_spawn(program: str, failing: str) -> None:
     """As when memory is out. The fixtures see that no process and no fd is left."""
     protocol = Heard()
