@@ -259,6 +259,23 @@ async def test_process_that_the_kernel_reaps(
     assert "exit status already read" in caplog.text
 
 
+@pytest.mark.only_on("uringloop")  # asyncio of 3.13 signals the number, whoever's it is
+async def test_process_that_is_over_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at whether it is over reaps it; what it ended with is not lost by that."""
+
+    def kill(pid: int, number: int) -> None:
+        raise AssertionError("it is over")
+
+    protocol = await spawn(Heard(), "exit 3", stdin=None, stdout=None, stderr=None)
+    os.waitid(os.P_PID, protocol.transport.get_pid(), os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it ends at once
+    monkeypatch.setattr(os, "kill", kill)
+    protocol.transport.terminate()
+    await protocol.finished()
+    assert protocol.transport.get_returncode() == 3
+    with pytest.raises(ProcessLookupError):
+        protocol.transport.kill()
+
+
 async def fail_to_spawn(program: str, failing: str) -> None:
     """As when memory is out. The fixtures see that no process and no fd is left."""
     protocol = Heard()

@@ -94,19 +94,18 @@ class ProcessTransport(compat.BaseSubprocessTransport):  # type: ignore[misc]
     def _reap(self) -> int:
         process = self._proc
         assert process is not None
-        if process.returncode is None:
-            try:
-                _, status = os.waitpid(self._pid, 0)
-            except ChildProcessError:
-                logger.warning(
-                    "child process pid %d exit status already read: will report returncode %d",
-                    self._pid,
-                    UNKNOWN_EXIT_CODE,
-                )
-                process.returncode = UNKNOWN_EXIT_CODE
-            else:
-                process.returncode = os.waitstatus_to_exitcode(status)
-        return process.returncode
+        if process.returncode is not None:  # a look at whether it still runs has reaped it
+            return process.returncode
+        try:
+            _, status = os.waitpid(self._pid, 0)
+        except ChildProcessError:
+            logger.warning(
+                "child process pid %d exit status already read: will report returncode %d",
+                self._pid,
+                UNKNOWN_EXIT_CODE,
+            )
+            return UNKNOWN_EXIT_CODE
+        return os.waitstatus_to_exitcode(status)
 
     # asyncio of 3.13 signals the number without a look at whether it still is this process.
 
