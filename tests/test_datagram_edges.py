@@ -8,10 +8,11 @@ import socket
 import struct
 import warnings
 import weakref
+from typing import Any
 
 import pytest
 from datagrams import Datagrams, Kind, Make, name_of, native_only
-from support import Address, LoopFactory, fence, soon
+from support import Address, LoopFactory, Unhandled, fence, soon
 
 pytestmark = [
     pytest.mark.tiny_ring,
@@ -67,6 +68,61 @@ async def test_short_pause_costs_no_datagram(endpoint: Make, plain: Kind) -> Non
     assert numbers_in(protocol) == list(range(9))
 
 
+async def test_paused_from_the_beginning(endpoint: Make, plain: Kind) -> None:
+    class Pausing(Datagrams):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.transport.pause_reading()
+
+    protocol, peer = await endpoint(Pausing, **plain.local()), plain.socket()
+    send(peer, protocol, range(2))
+    await fence()
+    assert protocol.got == []
+    protocol.transport.resume_reading()
+    await has(protocol, 2)
+
+
+async def test_paused_by_the_last_that_had_waited(endpoint: Make, plain: Kind) -> None:
+    class Pausing(Datagrams):
+        def datagram_received(self, data: bytes, addr: Address) -> None:
+            super().datagram_received(data, addr)
+            if data == b"2":
+                self.transport.pause_reading()
+
+    protocol, peer = await endpoint(Pausing, **plain.local()), plain.socket()
+    await fence()
+    protocol.transport.pause_reading()
+    send(peer, protocol, range(3))
+    await fence()
+    protocol.transport.resume_reading()
+    await has(protocol, 3)
+    send(peer, protocol, range(3, 6))
+    await fence()
+    assert numbers_in(protocol) == [0, 1, 2]
+    protocol.transport.resume_reading()
+    await has(protocol, 6)
+
+
+@pytest.mark.only_on("uringloop")
+@native_only
+async def test_paused_one_leaves_datagrams_in_the_kernel(endpoint: Make, plain: Kind) -> None:
+    loop: Any = asyncio.get_running_loop()
+    protocol, peer = await endpoint(**plain.local()), plain.socket()
+    await fence()
+    protocol.transport.pause_reading()
+    send(peer, protocol, range(1))
+    await fence()
+    before = loop.stats().datagrams_received
+    for number in range(1, 20):
+        send(peer, protocol, range(number, number + 1))
+        await asyncio.sleep(0)
+    await fence()
+    assert loop.stats().datagrams_received == before
+    protocol.transport.resume_reading()
+    await has(protocol, 20)
+    assert numbers_in(protocol) == list(range(20))
+
+
 @pytest.mark.parametrize("end", ["close", "abort"])
 async def test_closed_in_the_middle_hears_no_more(endpoint: Make, plain: Kind, end: str) -> None:
     class Closing(Datagrams):
@@ -115,6 +171,27 @@ async def test_callback_that_is_ready_may_pause_before_a_datagram_comes(endpoint
     assert protocol.got == []
     protocol.transport.resume_reading()
     assert (await protocol.next())[0] == b"0"
+
+
+def test_interrupt_leaves_those_that_had_waited(new_loop: LoopFactory, plain: Kind) -> None:
+    class Interrupting(Datagrams):
+        def datagram_received(self, data: bytes, addr: Address) -> None:
+            super().datagram_received(data, addr)
+            if data == b"0":
+                raise KeyboardInterrupt
+
+    loop, peer = new_loop(), plain.socket()
+    transport, protocol = loop.run_until_complete(loop.create_datagram_endpoint(Interrupting, **plain.local()))
+    transport.pause_reading()
+    send(peer, protocol, range(3))
+    loop.run_until_complete(fence())
+    transport.resume_reading()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_until_complete(soon(has(protocol, 3)))
+    assert numbers_in(protocol) == [0, 1, 2]
+    transport.close()
+    loop.run_until_complete(protocol.lost())
 
 
 async def test_low_limit_may_rise_while_writing_is_paused(endpoint: Make, unix: Kind) -> None:
@@ -210,10 +287,14 @@ async def test_fd_is_the_transports(endpoint: Make, plain: Kind) -> None:
         loop.remove_reader(near)
 
 
-async def test_transport_that_is_over_lets_go_of_its_protocol(endpoint: Make, plain: Kind) -> None:
-    transport, protocol = await soon(asyncio.get_running_loop().create_datagram_endpoint(Datagrams, **plain.local()))
+async def test_transport_that_is_over_waits_for_no_collector(endpoint: Make, plain: Kind) -> None:
+    """Nor does its protocol wait for the transport to go."""
+
+    class Nothing(asyncio.DatagramProtocol):
+        pass
+
+    transport, protocol = await soon(asyncio.get_running_loop().create_datagram_endpoint(Nothing, **plain.local()))
     transport.close()
-    await protocol.lost()
     await fence()
     gc.disable()
     try:
@@ -221,8 +302,37 @@ async def test_transport_that_is_over_lets_go_of_its_protocol(endpoint: Make, pl
         del protocol
         assert seen() is None
         assert transport.get_protocol() is None
+        seen = weakref.ref(transport)
+        del transport
+        assert seen() is None
     finally:
         gc.enable()
+
+
+async def test_connected_socket_is_asked_for_no_address(endpoint: Make, plain: Kind) -> None:
+    """Where it came connected, all goes there, whatever address is given."""
+    peer, other = plain.socket(), plain.socket()
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(peer.getsockname())
+    protocol = await endpoint(sock=sock)
+    protocol.transport.sendto(b"first")
+    protocol.transport.sendto(b"second", other.getsockname())
+    await fence()
+    assert [peer.recv(100) for _ in range(2)] == [b"first", b"second"]
+
+
+async def test_endpoint_that_nobody_waits_for_any_more(unhandled: Unhandled, plain: Kind) -> None:
+    protocol = Datagrams()
+    making = asyncio.ensure_future(
+        asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, **plain.local())
+    )
+    while not protocol.calls:
+        await asyncio.sleep(0)
+        making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    await protocol.lost()
+    assert unhandled.contexts == []
 
 
 @pytest.mark.only_on("uringloop")  # asyncio's own waits for the collector
