@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import PATIENCE, LoopFactory
+from support import PATIENCE, LoopFactory, soon
 
 INTERVAL = 0.0005
 BLOCKED = 0.5  # seconds; a socket pair holds some 280 bytes of one each
@@ -69,6 +69,46 @@ def test_one_that_the_application_had_set_stays(new_loop: LoopFactory, applicati
     signal.set_wakeup_fd(applications.fileno(), warn_on_full_buffer=False)
     loop.run_until_complete(asyncio.sleep(0))
     assert signal.set_wakeup_fd(-1) == applications.fileno()
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_none_is_left_behind(new_loop: LoopFactory, handled: bool) -> None:
+    loop = new_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    if handled:
+        loop.add_signal_handler(signal.SIGUSR1, int)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.remove_signal_handler(signal.SIGUSR1)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop handles none between its runs
+def test_signal_between_two_runs_is_handled_in_the_second(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+
+    async def start() -> asyncio.Event:
+        handled = asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, handled.set)
+        return handled
+
+    handled = loop.run_until_complete(start())
+    signal.raise_signal(signal.SIGUSR1)
+    loop.run_until_complete(soon(handled.wait()))
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@pytest.mark.only_on("asyncio", "uringloop")
+def test_one_that_is_set_and_closed_while_the_loop_runs_does_no_harm(new_loop: LoopFactory) -> None:
+    loop = new_loop()
+
+    async def set_and_close() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with near, far:
+            signal.set_wakeup_fd(near.fileno())
+
+    for _ in range(2):
+        loop.run_until_complete(set_and_close())
 
 
 @pytest.mark.only_on("asyncio", "uringloop")  # uvloop cannot run then
