@@ -266,7 +266,8 @@ async def test_process_that_is_over_is_not_signalled(monkeypatch: pytest.MonkeyP
     def kill(pid: int, number: int) -> None:
         raise AssertionError("it is over")
 
-    protocol = await spawn(Heard(), "exit 3", stdin=None, stdout=None, stderr=None)
+    protocol = await spawn(Heard(), "read line; exit 3", stdout=None, stderr=None)
+    protocol.transport.get_pipe_transport(0).write(b"\n")
     os.waitid(os.P_PID, protocol.transport.get_pid(), os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it ends at once
     monkeypatch.setattr(os, "kill", kill)
     protocol.transport.terminate()
