@@ -36,6 +36,25 @@ from support import (
 from tls import Tls
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on", choices=LOOPS, help="leave out what is run on other loops")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    only = config.getoption("--on")
+    if only is None:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if not runs_on(item, only)])
+    items[:] = [item for item in items if runs_on(item, only)]
+
+
+def runs_on(item: pytest.Item, loop: str) -> bool:
+    """A test that is run on several loops has the one in its id; one that no loop is named for may run on any."""
+    named = LOOPS.keys() & set(item.name.partition("[")[2].removesuffix("]").split("-"))
+    only_on = item.get_closest_marker("only_on")
+    return loop in (named or (only_on.args if only_on else LOOPS))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # In the background of a shell SIGINT is ignored, and so it would be by the children that are to be interrupted.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -32,7 +32,7 @@ STEPS: dict[str, dict[str, str]] = {
     "no-defer-taskrun": {environment.WITHOUT: "defer_taskrun"},
     "hardened": {environment.HARDENED: "1"},
 }
-USUAL = ["-q", "-k", "uringloop or not (uvloop or asyncio)"]
+USUAL = ["-q", "--on=uringloop"]
 
 
 def main() -> int:
