@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, soon
 
+from uringloop import environment
 from uringloop.files.requests import Errand, in_thread, outcome
 from uringloop.reactor import OP_READ, address_of, pin
 
@@ -38,6 +39,7 @@ async def test_cancel_with_a_failure_is_not_lost() -> None:
 
 
 @pytest.mark.only_on("uringloop")
+@pytest.mark.skipif(environment.hardened(), reason="a hardened ring may not read")
 @pytest.mark.parametrize("patient", [False, True])
 async def test_cancel_with_the_end_of_an_operation_is_not_lost(patient: bool) -> None:
     loop: Any = asyncio.get_running_loop()
