@@ -4,6 +4,7 @@ run again the transport goes on as if nothing had happened."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -381,6 +382,83 @@ def test_bytes_that_are_kept_wait_for_the_end_of_a_pause(new_loop: LoopFactory, 
         await ended(protocol)
 
     loop.run_until_complete(finish())
+    peer.close()
+
+
+def test_end_of_file_comes_behind_bytes_that_are_kept(new_loop: LoopFactory, error: Error) -> None:
+    loop = new_loop()
+    protocol = Buffered("get_buffer", error)
+    peer = connected(loop, protocol)
+    peer.sock.sendall(bytes(range(50)))
+    peer.close()
+    run_out(loop, error)
+    loop.run_until_complete(protocol.lost())
+    assert protocol.data == bytes(range(50))
+    assert protocol.calls[-2:] == ["eof_received", "connection_lost"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What else happened in that turn
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_came_to_another_is_not_lost(new_loop: LoopFactory, error: Error, debug: bool) -> None:
+    loop = new_loop()
+    loop.set_debug(debug)
+    protocols = [Stream("data_received", error) for _ in range(2)]
+    peers = [connected(loop, protocol) for protocol in protocols]
+    loop.run_until_complete(fence())
+    for peer in peers:
+        peer.sock.sendall(b"hello")
+    for _ in protocols:
+        run_out(loop, error)
+    assert [protocol.data for protocol in protocols] == [b"hello", b"hello"]
+    for protocol, peer in zip(protocols, peers, strict=True):
+        loop.run_until_complete(ended(protocol))
+        peer.close()
+
+
+@pytest.mark.only_on("uringloop")  # it has been accepted by then
+def test_client_that_was_being_accepted_when_the_loop_is_closed(
+    new_loop: LoopFactory, error: Error, tmp_path: Path
+) -> None:
+    loop = new_loop()
+    protocol = Stream("data_received", error)
+    peer = connected(loop, protocol)
+    server = loop.run_until_complete(listen("tcp", Recorder, tmp_path))
+    loop.run_until_complete(fence())
+    peer.sock.sendall(b"hello")
+    client = Peer(connect_plainly(address_of(server)))
+    run_out(loop, error)
+    server.close()
+    loop.close()
+    assert asyncio.run(soon(client.sees_the_end()))
+    client.close()
+    peer.close()
+
+    def drop() -> None:
+        del protocol.transport
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        drop()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# connection_lost
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_connection_is_closed_though_its_protocol_ends_the_run(new_loop: LoopFactory, error: Error, end: str) -> None:
+    loop = new_loop()
+    protocol = Stream("connection_lost", error)
+    peer = connected(loop, protocol)
+    getattr(protocol.transport, end)()
+    run_out(loop, error)
+    assert asyncio.run(soon(peer.sees_the_end()))
+    assert protocol.calls == ["connection_made", "connection_lost"]
     peer.close()
 
 
