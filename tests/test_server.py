@@ -200,6 +200,26 @@ async def test_close_stops_accepting_before_it_returns(family: str, tmp_path: Pa
     await soon(server.wait_closed())
 
 
+async def test_client_that_came_in_the_turn_in_which_its_server_is_closed(family: str, tmp_path: Path) -> None:
+    class Closes(Recorder):
+        def data_received(self, data: bytes) -> None:
+            server.close()
+            super().data_received(data)
+
+    near, far = socket.socketpair()
+    _, closes = await asyncio.get_running_loop().create_connection(Closes, sock=near)
+    server = await listen(family, Recorder, tmp_path)
+    await fence()
+    with far:
+        far.send(b"close it")
+        client = Peer(connect_plainly(address_of(server)))
+        await closes.called("data_received")
+        assert await client.sees_the_end()
+        client.close()
+    await closes.lost()
+    await soon(server.wait_closed())
+
+
 async def test_closed_server_leaves_its_port_to_the_next_at_once() -> None:
     loop = asyncio.get_running_loop()
     server = await tracked(loop.create_server(Echo, "127.0.0.1", 0))
