@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import tempfile
@@ -322,3 +323,18 @@ def test_what_is_always_ready_is_refused_as_epoll_does(new_loop: LoopFactory) ->
     with open("/proc/self/mounts", "rb", buffering=0) as file:  # a regular file that tells of changes
         loop.add_reader(file, int)
         loop.remove_reader(file)
+
+
+@pytest.mark.only_on("uringloop")
+async def test_poll_that_a_change_of_threads_had_no_memory_for_is_made_again(pair: Pair) -> None:
+    near, far = pair
+    loop = asyncio.get_running_loop()
+    called = loop.create_future()
+    loop.add_reader(near, set_once, called, None)
+    await fence()
+    selector = loop._selector  # type: ignore[attr-defined]
+    selector._on_poll(selector._poll_tokens[near.fileno()], -errno.ENOMEM)
+    far.send(b"x")
+    await soon(called)
+    loop.remove_reader(near)
+    await fence()  # the first poll, of which nothing is known any more, is over

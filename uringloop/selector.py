@@ -14,6 +14,7 @@ Cost: a request a readiness event, where epoll needs none.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -139,6 +140,10 @@ class RingSelector(_BaseSelectorImpl):
             return  # disarmed in the meantime
         del self._poll_tokens[fd]
         key = self._fd_to_key[fd]
+        if result == -errno.ENOMEM:  # the ring of another thread had no room for it: it is asked for again
+            self._fired.append(fd)
+            self.behind = True
+            return
         if result < 0:
             return  # the fd was closed under us; like epoll, forget it in silence
         self._fired.append(fd)
