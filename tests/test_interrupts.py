@@ -8,7 +8,6 @@ import gc
 import os
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,36 +108,6 @@ def test_connection_that_is_accepted_goes_on(new_loop: LoopFactory, error: Error
         run_out(loop, error)
         peer.sendall(b"hello")
         loop.run_until_complete(finish())
-    protocol.check_order()
-
-
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="Server.abort_clients is new in Python 3.13")
-def test_connection_that_is_aborted_before_it_is_made_is_made_and_then_lost(
-    new_loop: LoopFactory, error: Error, family: str, tmp_path: Path
-) -> None:
-    loop = new_loop()
-    protocol = Recorder()
-
-    def interrupt() -> None:
-        raise error
-
-    def interrupted_before_it_is_made() -> Recorder:
-        loop.call_soon(interrupt)
-        return protocol
-
-    server = loop.run_until_complete(listen(family, interrupted_before_it_is_made, tmp_path))
-
-    async def finish() -> None:
-        await protocol.lost()
-        server.close()
-        await soon(server.wait_closed())
-
-    with connect_plainly(address_of(server)):
-        run_out(loop, error)
-        assert protocol.calls == []
-        server.abort_clients()
-        loop.run_until_complete(finish())
-    assert protocol.calls == ["connection_made", "connection_lost"]
     protocol.check_order()
 
 

@@ -439,6 +439,38 @@ async def test_server_that_is_closed_by_its_factory_drops_the_connection(tls: bo
     await soon(server.wait_closed())
 
 
+@pytest.mark.only_on("asyncio", "uringloop")  # uvloop has no abort_clients
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Server.abort_clients is new in Python 3.13")
+def test_connection_that_is_aborted_before_it_is_made_is_made_and_then_lost(
+    new_loop: LoopFactory, family: str, tmp_path: Path
+) -> None:
+    loop = new_loop()
+    protocol = Recorder()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def interrupted_before_it_is_made() -> Recorder:
+        loop.call_soon(interrupt)
+        return protocol
+
+    server = loop.run_until_complete(listen(family, interrupted_before_it_is_made, tmp_path))
+
+    async def finish() -> None:
+        await protocol.lost()
+        server.close()
+        await soon(server.wait_closed())
+
+    with connect_plainly(address_of(server)):
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        assert protocol.calls == []
+        server.abort_clients()
+        loop.run_until_complete(finish())
+    assert protocol.calls == ["connection_made", "connection_lost"]
+    protocol.check_order()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # When the loop is closed
 # ---------------------------------------------------------------------------------------------------------------------
