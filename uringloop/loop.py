@@ -141,6 +141,12 @@ class Loop(Scheduling, SocketCoroutines):
         self._operations.close()
         self._kept.close()
 
+    def _close_self_pipe(self) -> None:
+        # Of a loop that was dropped unclosed the collector may have closed the sockets before it calls __del__: it goes
+        # by their age, and a collection between them makes the sockets come first. The ring is to be closed even so.
+        with contextlib.suppress(ValueError):
+            super()._close_self_pipe()  # type: ignore[misc]
+
     def _run_once(self) -> None:
         """Turns, until the loop is to stop: asyncio calls this again and again until then, and it returns then."""
         # What a turn needs is in the frame, and it is one frame from the kernel to the sink. A loop with little to do
