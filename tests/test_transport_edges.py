@@ -142,3 +142,22 @@ async def test_server_whose_factory_gives_no_protocol_ends_the_connection(unhand
         assert await Peer(client).sees_the_end()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.only_on("uringloop")  # asyncio, too, but it leaves half of its transport to the collector
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["stream", "datagram"])
+async def test_fd_that_somebody_has_closed_is_an_error_of_its_transport_only(
+    kind: socket.SocketKind, unhandled: Unhandled
+) -> None:
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    if kind == socket.SOCK_STREAM:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=near)
+    else:
+        transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=near)
+    os.close(near.fileno())
+    transport.abort()
+    context = await unhandled.next()
+    assert repr(context["exception"]) == "OSError(9, 'Bad file descriptor')"
+    far.close()
+    await fence()

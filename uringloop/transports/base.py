@@ -78,6 +78,9 @@ HIGH_WATER, LOW_WATER = _usual_limits()
 NOTHING: deque[Any] = deque(maxlen=0)
 
 
+CLOSE_FAILED = "Closing the socket of a transport failed"
+
+
 class ProtocolError(Exception):
     """A protocol's own method failed: `__cause__` says how, `method` which."""
 

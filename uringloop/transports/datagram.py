@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from uringloop import addresses, compat
 from uringloop.addresses import unpack
 from uringloop.reactor import NAME_BITS, NAME_BYTES, NAME_MASK
-from uringloop.transports.base import Life, NativeTransport, add_addresses, check_protocol, copied
+from uringloop.transports.base import CLOSE_FAILED, Life, NativeTransport, add_addresses, check_protocol, copied
 
 if TYPE_CHECKING:
     from uringloop.loop import Loop
@@ -383,7 +383,11 @@ class DatagramTransport(NativeTransport, asyncio.DatagramTransport):
         self._loop._selector.by_fd.pop(self._sock_fd, None)
         sock, self._sock = self._sock, None
         if sock is not None:
-            sock.close()
+            try:
+                sock.close()
+            except OSError as exc:  # somebody has closed its fd: no reason to end the run of the loop
+                context = {"message": CLOSE_FAILED, "exception": exc, "transport": self, "protocol": self._protocol}
+                self._loop.call_exception_handler(context)
         self._lost_because = None
         self._protocol = None
         self._elsewhere = None

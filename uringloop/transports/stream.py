@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from uringloop import addresses, compat
 from uringloop.reactor import pin, raise_errno
 from uringloop.transports.base import (
+    CLOSE_FAILED,
     HIGH_WATER,
     LOW_WATER,
     NOTHING,
@@ -430,7 +431,10 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def _let_go(self) -> None:
         self._loop._selector.by_fd.pop(self._fd, None)
-        self._close_socket()
+        try:
+            self._close_socket()
+        except OSError as exc:  # somebody has closed its fd: no reason to end the run of the loop
+            self._report(exc, CLOSE_FAILED)
         self._protocol = None
         self._sink = drop
         server, self._server = self._server, None
