@@ -333,6 +333,28 @@ class Loop(Scheduling, SocketCoroutines):
         self._selector.fileno(sock)  # raises ValueError for what has none
         Listener(self, sock, protocol_factory, server, tls, context)  # the selector knows it until it is closed
 
+    async def create_server(
+        self,
+        protocol_factory: Callable[[], Any],
+        host: Any = None,
+        port: Any = None,
+        *,
+        sock: Any = None,
+        **options: Any,
+    ) -> Any:
+        self._note_given(sock)
+        return await super().create_server(protocol_factory, host, port, sock=sock, **options)
+
+    async def create_unix_server(
+        self, protocol_factory: Callable[[], Any], path: Any = None, *, sock: Any = None, **options: Any
+    ) -> Any:
+        self._note_given(sock)
+        return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
+
+    def _note_given(self, sock: Any) -> None:
+        if isinstance(sock, socket.socket) and not self._closed:
+            self._selector.given.add(sock)
+
     def _stop_serving(self, sock: socket.socket) -> None:
         if not self._closed:  # else it has no selector any more, and the listeners have gone with it
             for listener in tuple(self._selector.listeners.values()):

@@ -255,6 +255,7 @@ class Reactor:
         # token, errno to report as the reason
         self.stream_abort: Callable[[int, int], int] = partial(_lib.ul_stream_abort, streams)
         self._listener_open: Callable[[int], int] = partial(_lib.ul_listener_open, listeners)
+        self._listener_open_shared: Callable[[int], int] = partial(_lib.ul_listener_open_shared, listeners)
         self.listener_start: Callable[[int], int] = partial(_lib.ul_listener_start, listeners)
         self.listener_close: Callable[[int], int] = partial(_lib.ul_listener_close, listeners)
         # endpoints, token, bytes, length, sockaddr (empty: where the socket is connected to), its length -> what is
@@ -364,9 +365,10 @@ class Reactor:
             self._datagram_pool = _ffi.buffer(_lib.ul_reactor_datagram_pool(self._pointer), size)
         return self._datagram_pool
 
-    def listener_open(self, fd: int) -> int:
-        """A token for this listening socket, accepting from the next tick on. Raises OSError."""
-        return _checked(self._listener_open(fd))
+    def listener_open(self, fd: int, *, shared: bool = False) -> int:
+        """A token for this listening socket, accepting from the next tick on; `shared` if other processes may accept on
+        it, too. Raises OSError."""
+        return _checked((self._listener_open_shared if shared else self._listener_open)(fd))
 
     def poll_start(self, fd: int, mask: int) -> int:
         """A token for one wait until `fd` is ready for `mask` (poll(2)). Raises OSError."""

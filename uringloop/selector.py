@@ -18,6 +18,7 @@ import errno
 import os
 import select
 import stat
+import weakref
 from collections.abc import Callable, Iterator
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey, _BaseSelectorImpl
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class RingSelector(_BaseSelectorImpl):
         # Who hears of what, by token.
         self.streams: dict[int, StreamOwner] = {}
         self.listeners: dict[int, ListenerOwner] = {}
+        # Sockets that servers were given: other processes may have them too, as of uvicorn --workers and gunicorn.
+        self.given: weakref.WeakSet[Any] = weakref.WeakSet()
         self.endpoints: dict[int, EndpointOwner] = {}
         self.operations: dict[int, Completing] = {}
         self.by_fd: dict[int, asyncio.BaseTransport] = {}  # transports that are native to the ring, until they are lost

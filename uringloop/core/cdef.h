@@ -161,6 +161,7 @@ int ul_stream_close(struct ul_streams *streams, int32_t token);
 int ul_stream_abort(struct ul_streams *streams, int32_t token, int error);
 
 int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
+int32_t ul_listener_open_shared(struct ul_listeners *listeners, int fd);
 int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 int ul_listener_close(struct ul_listeners *listeners, int32_t token);
 

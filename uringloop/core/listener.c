@@ -32,17 +32,22 @@ static int ul_listener_arm(struct ul_listeners *listeners, struct ul_listener *l
     return 0;
 }
 
-int32_t ul_listener_open(struct ul_listeners *listeners, int fd) {
+static int32_t ul_listener_make(struct ul_listeners *listeners, int fd, bool polls) {
     struct ul_listener *listener = ul_table_allocate(&listeners->table);
     if (!listener)
         return -ENOMEM;
     listener->fd = fd;
+    listener->polls = polls;
     if (ul_listener_arm(listeners, listener) < 0) {
         ul_table_free(&listeners->table, listener);
         return -ENOMEM;
     }
     return listener->entry.token;
 }
+
+int32_t ul_listener_open(struct ul_listeners *listeners, int fd) { return ul_listener_make(listeners, fd, false); }
+
+int32_t ul_listener_open_shared(struct ul_listeners *listeners, int fd) { return ul_listener_make(listeners, fd, true); }
 
 int ul_listener_start(struct ul_listeners *listeners, int32_t token) {
     struct ul_listener *listener = ul_table_get(&listeners->table, token);

@@ -1,9 +1,11 @@
 /* A listening socket: one multishot accept armed, re-armed whenever it ends.
  *
- * Fact: an accept that waits is woken alone, and an accept of a ring that is closed waits until the kernel tears the ring down, some time later.
- * A connection that comes in between wakes the old one only, which takes nothing; the new one sleeps on.
- * So: once its ring has been lost to another thread, a listener waits by a poll, which is woken whoever else is, and accepts with accept4(2).
- * Cost: a system call and a request a connection, on loops that have changed their thread.
+ * Facts: of all accepts that wait on a socket one is woken, the first, and a multishot accept stays the first: of the processes that share a socket
+ * one would get all connections, however busy it is. And an accept of a ring that is closed waits until the kernel tears the ring down, some time
+ * later; a connection that comes in between wakes it only, and it takes nothing.
+ * So: where others may accept too, and once its ring has been lost to another thread, a listener waits by a poll, which is woken whoever else is,
+ * and accepts with accept4(2).
+ * Cost: a system call and a request a connection.
  */
 #ifndef UL_LISTENER_H
 #define UL_LISTENER_H
@@ -20,7 +22,7 @@ struct ul_listener {
     struct ul_entry entry;
     int fd;
     uint8_t state;
-    bool polls;      /* its ring was lost once */
+    bool polls;      /* others may accept too, or its ring was lost once */
     bool cancelling; /* what is in flight, as it is CLOSING */
 };
 
@@ -35,6 +37,7 @@ void ul_listeners_destroy(struct ul_listeners *listeners);
 /* Accept on this listening socket: its token, or -ENOMEM. Connections come as ACCEPTED, non-blocking and close-on-exec. An ACCEPTED with
  * -errno, in place of the connection or behind it, means that accepting has stopped until ul_listener_start: 0, or -ENOMEM. */
 int32_t ul_listener_open(struct ul_listeners *listeners, int fd);
+int32_t ul_listener_open_shared(struct ul_listeners *listeners, int fd); /* the same where other processes may accept, too */
 int ul_listener_start(struct ul_listeners *listeners, int32_t token);
 
 /* Stop accepting; nothing more comes from this token. -ENOMEM: it still takes connections, and closes them, until this is called again. */

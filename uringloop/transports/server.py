@@ -48,7 +48,7 @@ class Listener:
         set_nodelay(sock)  # accepted sockets inherit it: no system call for each
         if server is not None:
             compat.count_clients(server, loop._selector.streams)
-        self._token = loop._reactor.listener_open(sock.fileno())
+        self._token = loop._reactor.listener_open(sock.fileno(), shared=sock in loop._selector.given)
         loop._selector.listeners[self._token] = self
 
     def close(self) -> None:
