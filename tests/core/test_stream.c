@@ -194,7 +194,8 @@ static void a_slow_reader_gets_everything(void) {
     });
     pattern_check(&connection.peer.got, 1);
     UNTIL(driver, driver_heard(driver, connection.token)->released == pinned);
-    CHECK_INT(driver_report(driver).stats.sends_short, >, 0);
+    if (family == FAMILY_UNIX) /* on TCP there is the receiver's buffer too: by chance all of it fits */
+        CHECK_INT(driver_report(driver).stats.sends_short, >, 0);
     CHECK_INT(driver_report(driver).stats.bytes_sent, ==, total);
     connection_close(driver, &connection);
     driver_close(driver);
