@@ -392,8 +392,9 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def on_lost(self, error: int) -> None:
         """The core is done with the socket; `error` is the errno that ended it, if one did."""
-        if self._reading is Reading.WAITING and self._loop._ready:
-            # Aborted between two runs, the first of which was interrupted: connection_made may still be due.
+        ready: Iterable[Any] = self._loop._ready
+        if self._reading is Reading.WAITING and any(handle._callback == self.start for handle in ready):
+            # Aborted between two runs, the first of which was interrupted: connection_made is still due.
             self._loop.call_soon(self._lose, error)
         else:
             self._lose(error)
