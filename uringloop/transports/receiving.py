@@ -30,7 +30,8 @@ bytes(2 * RECEIVE_BYTES_MAX)
 
 
 class Reading(enum.Enum):
-    WAITING = enum.auto()  # connection_made has not been called yet
+    UNMADE = enum.auto()  # connection_made has not been called yet
+    WAITING = enum.auto()  # it has; whoever waits for the connection is told before anything is received
     FLOWING = enum.auto()
     PAUSED = enum.auto()
     ENDED = enum.auto()  # eof_received was called
@@ -66,7 +67,7 @@ class ReceivingTransport:
         self._loop = loop
         self._reactor = loop._reactor
         self._token = -1
-        self._reading = Reading.WAITING
+        self._reading = Reading.UNMADE
         self._parked = NOTHING
         self._eof_parked = False
         self._receive_stopped = True  # the core has been told to stop, or not yet to receive
@@ -99,6 +100,7 @@ class ReceivingTransport:
 
     def start(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Call connection_made, then begin to receive."""
+        self._reading = Reading.WAITING
         try:
             self._context.run(self._protocol.connection_made, self)
         except (SystemExit, KeyboardInterrupt):

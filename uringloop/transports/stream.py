@@ -392,9 +392,8 @@ class StreamTransport(ReceivingTransport, NativeTransport):
 
     def on_lost(self, error: int) -> None:
         """The core is done with the socket; `error` is the errno that ended it, if one did."""
-        ready: Iterable[Any] = self._loop._ready
-        if self._reading is Reading.WAITING and any(handle._callback == self.start for handle in ready):
-            # Aborted between two runs, the first of which was interrupted: connection_made is still due.
+        if self._reading is Reading.UNMADE:
+            # Aborted between two runs, the first of which was interrupted: `start` is still among what is ready.
             self._loop.call_soon(self._lose, error)
         else:
             self._lose(error)
