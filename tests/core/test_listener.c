@@ -204,6 +204,31 @@ static void without_descriptors_accepting_stops_until_it_is_started_again(void) 
     close_listening(driver);
 }
 
+/* It might be another process: a loop that is busy takes no connection that another would accept at once. */
+static void one_that_is_busy_leaves_connections_to_the_others(void) {
+    struct driver *busy = driver_open(&setting->options), *other = driver_open(&setting->options);
+    listener = listen_on_loopback(CLIENTS);
+    int32_t first = ul_listener_open_shared(busy->listeners, listener);
+    driver_fence(busy); /* it waits for connections, and is the first to */
+    int32_t second = ul_listener_open_shared(other->listeners, listener);
+    driver_fence(other);
+    int clients[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = connect_to(listener);
+        UNTIL(other, other->accepted_count == (size_t)i + 1);
+    }
+    driver_fence(busy); /* it was told of them all, and finds none */
+    CHECK_INT(busy->accepted_count, ==, 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        close(SYSTEM(other->accepted[i].fd));
+        close(clients[i]);
+    }
+    ul_listener_close(busy->listeners, first);
+    ul_listener_close(other->listeners, second);
+    driver_close(other);
+    close_listening(busy);
+}
+
 static void a_broken_listener_is_told_and_can_be_closed(void) {
     int32_t token;
     struct driver *driver = open_listening(&token);
@@ -241,6 +266,7 @@ int main(int count, char **arguments) {
         RUN(closing_a_listener_before_it_has_begun_is_harmless);
         RUN(the_port_is_free_once_the_listener_is_closed);
         RUN(without_descriptors_accepting_stops_until_it_is_started_again);
+        RUN(one_that_is_busy_leaves_connections_to_the_others);
         RUN(a_broken_listener_is_told_and_can_be_closed);
         RUN(what_is_no_listener_is_told);
     }
