@@ -124,6 +124,15 @@ def no_zombies() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What goes in the test goes by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def unhandled() -> Iterator[Unhandled]:
     """What reached the loop's exception handler, and was not taken by the test, is a failure."""
     unhandled = Unhandled()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import struct
 import warnings
@@ -287,6 +286,7 @@ async def test_fd_is_the_transports(endpoint: Make, plain: Kind) -> None:
         loop.remove_reader(near)
 
 
+@pytest.mark.usefixtures("no_collection")
 async def test_transport_that_is_over_waits_for_no_collector(endpoint: Make, plain: Kind) -> None:
     """Nor does its protocol wait for the transport to go."""
 
@@ -296,17 +296,13 @@ async def test_transport_that_is_over_waits_for_no_collector(endpoint: Make, pla
     transport, protocol = await soon(asyncio.get_running_loop().create_datagram_endpoint(Nothing, **plain.local()))
     transport.close()
     await fence()
-    gc.disable()
-    try:
-        seen = weakref.ref(protocol)
-        del protocol
-        assert seen() is None
-        assert transport.get_protocol() is None
-        seen = weakref.ref(transport)
-        del transport
-        assert seen() is None
-    finally:
-        gc.enable()
+    seen = weakref.ref(protocol)
+    del protocol
+    assert seen() is None
+    assert transport.get_protocol() is None
+    seen = weakref.ref(transport)
+    del transport
+    assert seen() is None
 
 
 async def test_connected_socket_is_asked_for_no_address(endpoint: Make, plain: Kind) -> None:
@@ -335,6 +331,7 @@ async def test_endpoint_that_nobody_waits_for_any_more(unhandled: Unhandled, pla
     assert unhandled.contexts == []
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.only_on("uringloop")  # asyncio's own waits for the collector
 @native_only
 def test_paused_one_of_a_closed_loop_waits_for_no_collector(new_loop: LoopFactory, plain: Kind) -> None:
@@ -342,14 +339,10 @@ def test_paused_one_of_a_closed_loop_waits_for_no_collector(new_loop: LoopFactor
     transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(asyncio.DatagramProtocol, **plain.local()))
     transport.pause_reading()
     loop.close()
-    gc.disable()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            del transport, _
-        assert [str(warning.message)[:18] for warning in caught] == ["unclosed transport"]
-    finally:
-        gc.enable()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport, _
+    assert [str(warning.message)[:18] for warning in caught] == ["unclosed transport"]
 
 
 async def test_family_that_only_the_socket_module_knows(endpoint: Make) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import socket
 import warnings
@@ -132,6 +131,7 @@ async def test_reset_of_a_socket_is_an_error(unhandled: Unhandled) -> None:
     unhandled.contexts.clear()  # uvloop tells it to the protocol only
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("end", ["read", "write"])
 async def test_transport_that_is_over_lets_go_of_its_protocol(end: str) -> None:
     loop = asyncio.get_running_loop()
@@ -145,16 +145,13 @@ async def test_transport_that_is_over_lets_go_of_its_protocol(end: str) -> None:
         os.close(ends[0])
     await protocol.lost()
     await fence()
-    gc.disable()
-    try:
-        seen = weakref.ref(protocol)
-        del protocol
-        assert seen() is None
-        assert transport.get_protocol() is None
-    finally:
-        gc.enable()
+    seen = weakref.ref(protocol)
+    del protocol
+    assert seen() is None
+    assert transport.get_protocol() is None
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.only_on("uringloop")  # the others hold it, or close it
 def test_paused_reader_of_a_closed_loop_waits_for_no_collector(new_loop: LoopFactory) -> None:
     loop = new_loop()
@@ -163,15 +160,11 @@ def test_paused_reader_of_a_closed_loop_waits_for_no_collector(new_loop: LoopFac
     file = transport.get_extra_info("pipe")
     loop.close()
     del protocol.transport
-    gc.disable()
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            del transport
-        assert [str(warning.message)[:18] for warning in caught] == ["unclosed transport"]
-        assert file.closed
-    finally:
-        gc.enable()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport
+    assert [str(warning.message)[:18] for warning in caught] == ["unclosed transport"]
+    assert file.closed
     os.close(write_end)
 
 

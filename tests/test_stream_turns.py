@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import socket
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,6 @@ import pytest
 from support import OpenEnd, Peer, Recorder, Unhandled, address_of, connect_plainly, fence, listen, soon
 
 MORE_THAN_THE_KERNEL_TAKES = 8 << 20
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

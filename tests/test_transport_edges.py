@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import weakref
@@ -14,14 +13,6 @@ from typing import Any
 import pytest
 from datagrams import NATIVE
 from support import Peer, Recorder, Unhandled, address_of, connect_plainly, fence
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture
