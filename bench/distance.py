@@ -2,7 +2,7 @@
 
 Facts: the bytes of each request, and what tells of them, lie in cache lines that both cores write. Such a line goes to
 and fro in 75 ns where the two have a cache in common, and in 390 ns where they have not, on two chiplets of one AMD
-EPYC. A hypervisor moves its virtual cores about, there every ten or twenty seconds. An echo of 1 KiB over 50
+EPYC. A hypervisor moves its virtual cores about, there after seconds or after minutes. An echo of 1 KiB over 50
 connections costs the server 4.9 us in the one case and 6.7 us in the other. What a line costs is the same for all
 loops.
 So: far apart, all loops pay for what is the load's and not theirs, and ratios come closer to 1; and loops between whose

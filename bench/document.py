@@ -38,7 +38,7 @@ uvloop and rloop. Of {asked} such lines {met} are reached.
 {nearness}"""
 
 NEARNESS = """
-It was measured while a cache line went to and fro between the two cores in less than {near} ns. On a virtual machine
+It was measured while a cache line went to and fro between the two cores in {near} ns or less. On a virtual machine
 that changes as it runs; farther apart a request costs more, on all loops
 ([why]({readme}#how-far-apart-the-cores-are)).
 """
